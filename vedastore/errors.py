@@ -1,0 +1,136 @@
+"""Every failure that vedastore reports, in one tree.
+
+::
+
+    VedastoreError                 exit 5   anything below; never raised itself
+    ├── UsageError                 exit 2   an argument that makes no sense (also a ValueError)
+    │   └── SampleNotFoundError    exit 2   no such sample in this version (also a KeyError)
+    ├── ReleaseError               exit 3   the release was refused
+    │   ├── ArchiveError           exit 3   the container: gzip, tar, directory
+    │   ├── ImageError             exit 3   an image that cannot be read or given back exactly
+    │   ├── LabelError             exit 3   a label file that is not one GeoJSON Feature with a label
+    │   └── PairError              exit 3   an image without label, a label without image, an id twice
+    ├── ConflictError              exit 4   the target exists, or another writer was first
+    ├── StoreError                 exit 5   the store is damaged or could not be read or written
+    └── UnknownOutcomeError        exit 6   a commit that may or may not have landed
+
+A message says what and why; ``where`` names the place (archive and member, or store and key); ``hint`` says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class VedastoreError(Exception):
+    """Root of the tree.
+
+    Parameters
+    ----------
+    message : str
+        What went wrong, and why.
+    where : str, optional
+        The place: archive and member, or store and key. Control characters are escaped here, once.
+    hint : str, optional
+        What the user can do about it.
+    """
+
+    kind: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 5
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, where, hint)
+        self.message = escape(message)
+        self.where = None if where is None else escape(where)
+        self.hint = None if hint is None else escape(hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), *self.args)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        advice = f" ({self.hint})" if self.hint else ""
+        return f"{place}{self.message}{advice}"
+
+    def at(self, where: str) -> VedastoreError:
+        """Give the same error a place, in front of the place that it names already."""
+        full = where if self.where is None else f"{where}: {self.where}"
+        return type(self)(self.message, where=full, hint=self.hint)
+
+
+class UsageError(VedastoreError, ValueError):
+    """An argument, option or combination of options that makes no sense."""
+
+    kind = "usage"
+    exit_code = 2
+
+
+class SampleNotFoundError(UsageError, KeyError):
+    """The version has no sample of that id."""
+
+    kind = "sample_not_found"
+
+
+class ReleaseError(VedastoreError):
+    """The release was refused."""
+
+    kind = "release"
+    exit_code = 3
+
+
+class ArchiveError(ReleaseError):
+    """The container is damaged, cut short, or holds what a release must not hold."""
+
+    kind = "archive"
+
+
+class ImageError(ReleaseError):
+    """An image that cannot be read, or could not be given back as promised."""
+
+    kind = "image"
+
+
+class LabelError(ReleaseError):
+    """A label file that is not one GeoJSON Feature with a label of a known form."""
+
+    kind = "label"
+
+
+class PairError(ReleaseError):
+    """Images and labels that do not pair."""
+
+    kind = "pair"
+
+
+class ConflictError(VedastoreError):
+    """The target exists already, or another writer was first."""
+
+    kind = "conflict"
+    exit_code = 4
+
+
+class StoreError(VedastoreError):
+    """The store is damaged, or could not be read or written."""
+
+    kind = "store"
+    exit_code = 5
+
+
+class UnknownOutcomeError(VedastoreError):
+    """A commit that may or may not have landed; nothing was deleted."""
+
+    kind = "unknown_outcome"
+    exit_code = 6
+
+
+def escape(text: str) -> str:
+    r"""Make any text safe for one line of a terminal.
+
+    >>> escape("a\nb\x1b[31m")
+    'a\\nb\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+
+
+def _rebuild(kind: type[VedastoreError], message: str, where: str | None, hint: str | None) -> VedastoreError:
+    return kind(message, where=where, hint=hint)
