@@ -1,0 +1,159 @@
+"""Veda releases, both directions: members of an archive or a directory as halves of pairs, and members back into an archive."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from vedastore.errors import ArchiveError, ImageError, UsageError
+from vedastore.io import archive, tiff
+from vedastore.io.geojson import parse_json
+from vedastore.io.gzip import GzipReader, ParallelGzipWriter
+from vedastore.model import ImageHalf, LabelHalf, LabelOptions
+from vedastore.spec.labels import parse_label
+from vedastore.spec.release import MemberRole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
+
+    from vedastore.io.archive import Member
+
+EXPORT_MTIME = 315_532_800
+"""1980-01-01, the date of every exported member: releases do not depend on when they were written."""
+
+
+class ReleaseReader:
+    """One pass over a release: an archive (``.tar.gz``, ``.tgz``, ``.tar``) or an extracted directory.
+
+    After the pass ``sha256`` is the digest of the archive's bytes; None for a directory.
+    """
+
+    def __init__(self, source: str | os.PathLike[str], progress: Callable[[int, int | None], None] | None = None) -> None:
+        self.url = os.fspath(source)
+        if "://" in self.url:
+            raise UsageError("only local paths can be read", where=self.url, hint="copy the release to a local disk")
+        self.path = Path(self.url)
+        self.where = self.path.name or self.url
+        self.sha256: str | None = None
+        self._report = progress or (lambda _done, _total: None)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Bytes of the archive; None for a directory."""
+        return None if self.path.is_dir() else self.path.stat().st_size
+
+    def iter_members(self) -> Iterator[Member]:
+        """Yield every member in order; at the end all checks of the container have been made.
+
+        Raises
+        ------
+        ArchiveError
+            When it cannot be read, is damaged, is cut short, or holds what a release must not hold.
+        """
+        try:
+            if self.path.is_dir():
+                yield from archive.iter_directory(self.path, self.where)
+                return
+            with self.path.open("rb", buffering=0) as file:
+                yield from self._iter_archive(file)
+        except OSError as error:
+            raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url) from error
+
+    def _iter_archive(self, file: BinaryIO) -> Iterator[Member]:
+        source = _Source(file, os.fstat(file.fileno()).st_size, self._report)
+        kind = archive.sniff(file.read(512))
+        file.seek(0)
+        if kind == "unknown":
+            hint = "a release is a .tar.gz, a .tar, or a directory"
+            raise ArchiveError("this is neither a gzip nor a tar archive", where=self.where, hint=hint)
+        read = GzipReader(source, self.where).read if kind == "gzip" else source.read
+        yield from archive.iter_members(read, self.where)
+        while source.read(2**20):
+            continue
+        self.sha256 = source.digest.hexdigest()
+
+
+class _Source:
+    """A file that is read once: hashes and reports what passes."""
+
+    def __init__(self, file: BinaryIO, total: int, report: Callable[[int, int | None], None]) -> None:
+        self.digest, self._file, self._total, self._done, self._report = hashlib.sha256(), file, total, 0, report
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        self._done += len(data)
+        self._report(self._done, self._total)
+        return data
+
+
+def read_image(member: Member, role: MemberRole, where: str) -> tuple[ImageHalf, np.ndarray[Any, Any]]:
+    """Return an image half and its pixels (band, y, x).
+
+    Raises
+    ------
+    ImageError
+        When the file is no TIFF that can be given back as promised.
+    """
+    try:
+        decoded = tiff.decode(member.data)
+    except ImageError as error:
+        raise error.at(where) from error
+    pixels = decoded.pixels
+    exact = decoded.fidelity == "exact"
+    half = ImageHalf(
+        id=role.id,
+        member=member.name,
+        ordinal=member.ordinal,
+        height=pixels.shape[1],
+        width=pixels.shape[2],
+        crs=decoded.crs,
+        transform=decoded.transform,
+        nodata=decoded.nodata,
+        digest=hashlib.sha256(member.data).digest(),
+        pixel_digest=None if exact else pixel_digest(pixels),
+        fidelity=decoded.fidelity,
+        envelope=decoded.envelope,
+    )
+    return half, pixels
+
+
+def pixel_digest(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Return the SHA-256 of pixels (band, y, x), little-endian."""
+    little = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.reshape(-1).view("u1")).digest()
+
+
+def read_label(member: Member, role: MemberRole, options: LabelOptions, where: str) -> LabelHalf:
+    """Return a label half.
+
+    Raises
+    ------
+    LabelError
+        When the file is not one GeoJSON Feature with a label of a known form.
+    """
+    label = parse_label(parse_json(member.data, where), options, where)
+    return LabelHalf(role.id, member.name, member.ordinal, member.data, label)
+
+
+class ReleaseWriter:
+    """Writes members to an archive in the order they come: ``.tar.gz``, ``.tgz``, or ``.tar`` without compression."""
+
+    def __init__(self, file: BinaryIO, *, compress: bool, executor: Executor) -> None:
+        self._gzip = ParallelGzipWriter(file, executor) if compress else None
+        self._tar = archive.TarWriter(self._gzip.write if self._gzip else file.write)
+
+    def add(self, name: str, data: bytes, *, is_dir: bool = False) -> None:
+        """Write one member."""
+        self._tar.add(name, data, mtime=EXPORT_MTIME, is_dir=is_dir)
+
+    def close(self) -> None:
+        """End the archive."""
+        self._tar.close()
+        if self._gzip:
+            self._gzip.close()

@@ -1,0 +1,418 @@
+"""Tar streams and extracted directories, read strictly and never extracted; and a tar writer.
+
+Reads ustar, GNU and pax headers (POSIX.1-2024, ``pax``; GNU tar manual, "Basic Tar Format"). What a release has no use
+for (links, devices, sparse files, names that point elsewhere) and whatever two tar programs could read differently is
+refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import tarfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from vedastore.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_BLOCK: Final = 512
+_ZEROS: Final = bytes(_BLOCK)
+_READ_BYTES: Final = 16 << 20
+_SHOWN_CHARS: Final = 200
+
+_HEADER: Final = struct.Struct("100s 24x 12s 12s 8x c 100x 8s 80x 155s 12x")  # the fields that _parse_header names
+_CHECKSUM: Final = slice(148, 156)
+_POSIX, _GNU, _V7 = b"ustar\0", b"ustar  \0", bytes(8)
+_OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
+_PAX_NUMBERS: Final = {"size": re.compile(rb"([0-9]{1,18})"), "mtime": re.compile(rb"([0-9]{1,18})(?:\.[0-9]*)?")}
+_PAX_RECORD: Final = re.compile(rb"([0-9]{1,18}) ([^=\n]+)=")
+
+_FILES, _DIRECTORY = (b"0", b"\0", b"7"), b"5"
+_EXTENSIONS: Final = {b"x": "a pax header", b"g": "a global pax header", b"L": "a long name", b"K": "a long link name"}
+_REFUSED_KINDS: Final = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a FIFO",
+    b"D": "a GNU directory dump",
+    b"M": "a part of a multi-volume archive",
+    b"S": "a sparse file",
+    b"V": "a volume label",
+}
+_REFUSED_NAMES: Final = (
+    (re.compile(r"\A\Z"), "is empty"),
+    (re.compile(r"\A/"), "is absolute"),
+    (re.compile(r"\A[A-Za-z]:"), "begins with a drive letter"),
+    (re.compile(r"(?:\A|/)\.\.(?:/|\Z)"), "holds '..'"),
+    (re.compile(r"\\"), "holds a backslash"),
+    (re.compile(r"[\x00-\x1f\x7f-\x9f]"), "holds a control character"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file or directory of a release, its name exactly as in the archive.
+
+    Attributes
+    ----------
+    name : str
+        With any ``./`` in front and any ``/`` at a directory's end.
+    data : bytes
+        Empty for a directory.
+    ordinal : int
+        Place in the archive, from 0, directories included.
+    mtime : int
+        Seconds since 1970.
+    is_dir : bool
+    """
+
+    name: str
+    data: bytes
+    ordinal: int
+    mtime: int
+    is_dir: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What an archive may declare; more is refused before anything is allocated.
+
+    Attributes
+    ----------
+    member_bytes : int
+        Size of one member, 2 GiB.
+    header_bytes : int
+        Size of one pax header or GNU long name, 1 MiB.
+    name_chars : int
+        Length of a member's name.
+    members : int
+        Number of members.
+    """
+
+    member_bytes: int = 2 << 30
+    header_bytes: int = 1 << 20
+    name_chars: int = 4096
+    members: int = 50_000_000
+
+
+DEFAULT_LIMITS: Final = ArchiveLimits()
+
+
+def sniff(head: bytes) -> Literal["gzip", "tar", "unknown"]:
+    """Tell the container from its first 512 bytes."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    block = head[:_BLOCK]
+    if block[257:262] == b"ustar" or block == _ZEROS or (len(block) == _BLOCK and _checksum_holds(block)):
+        return "tar"
+    return "unknown"
+
+
+def iter_members(read: Callable[[int], bytes], where: str, limits: ArchiveLimits = DEFAULT_LIMITS) -> Iterator[Member]:
+    """Iterate over the members of a tar stream, and check that it ends as it must.
+
+    Memory is bounded by one member. The stream is read to its very end, so that what checks itself there (gzip) has.
+
+    Parameters
+    ----------
+    read : callable
+        Returns 1 to ``size`` bytes, and ``b""`` at the end of the stream. Its exceptions pass through.
+    where : str
+        Name of the archive, for messages.
+    limits : ArchiveLimits
+
+    Raises
+    ------
+    ArchiveError
+        Damaged, cut short, followed by other data, above a limit, or with a member that no release may hold.
+    """
+    return _Tar(read, where, limits).members()
+
+
+def iter_directory(root: Path, where: str, limits: ArchiveLimits = DEFAULT_LIMITS) -> Iterator[Member]:
+    """Iterate over an extracted release in natural order, with the names that its archive would have.
+
+    They begin with the folder's own name when it holds ``images`` or ``labels`` itself. Directories are told only
+    when they are empty.
+
+    Raises
+    ------
+    ArchiveError
+        Unreadable, above a limit, or with a member that no release may hold. Links are never followed.
+    """
+    with _refusals(where):
+        top = root.resolve(strict=True)
+        is_release = (top / "images").is_dir() or (top / "labels").is_dir()
+        todo = [(f"{top.name}/{entry.name}" if is_release else entry.name, entry) for entry in _scan(top)]
+    ordinal = 0
+    while todo:
+        path, entry = todo.pop()
+        with _refusals(f"{where}: {path}"):
+            name = _checked_name(os.fsencode(path), limits)
+            status = entry.stat(follow_symlinks=False)
+            if is_dir := stat.S_ISDIR(status.st_mode):
+                inside = _scan(entry)
+                todo += [(f"{path}/{below.name}", below) for below in inside]
+                if inside:
+                    continue
+            elif not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
+            size_bytes = 0 if is_dir else status.st_size
+            _check_counts(ordinal, size_bytes, limits)
+            data = b"" if is_dir else _read_file(entry.path, size_bytes)
+        yield Member(f"{name}/" if is_dir else name, data, ordinal, max(0, int(status.st_mtime)), is_dir)
+        ordinal += 1
+
+
+class TarWriter:
+    """Write a GNU tar stream that depends on nothing but what is added.
+
+    Parameters
+    ----------
+    write : callable
+        Receives the bytes in order.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._written_bytes = 0
+
+    def add(self, name: str, data: bytes, *, mtime: int = 0, is_dir: bool = False) -> None:
+        """Append one member, its name written exactly as given."""
+        info = tarfile.TarInfo()
+        info.size = len(data)
+        info.mtime = mtime
+        info.mode, info.type = (0o755, tarfile.DIRTYPE) if is_dir else (0o644, tarfile.REGTYPE)
+        # Not tobuf(): it would add a slash to a directory's name.
+        header = info.create_gnu_header({**info.get_info(), "name": name}, "utf-8", "strict")
+        for part in (header, data, bytes(-len(data) % _BLOCK)):
+            self._write(part)
+            self._written_bytes += len(part)
+
+    def close(self) -> None:
+        """Write the end marker, padded to a whole record; call it once."""
+        self._write(bytes(2 * _BLOCK + -(self._written_bytes + 2 * _BLOCK) % tarfile.RECORDSIZE))
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    name: bytes
+    kind: bytes
+    size: int
+    mtime: int
+
+
+class _Tar:
+    """A tar stream that is being read."""
+
+    def __init__(self, read: Callable[[int], bytes], where: str, limits: ArchiveLimits) -> None:
+        self._read = read
+        self._where = where
+        self._limits = limits
+        self._offset = 0
+
+    def members(self) -> Iterator[Member]:
+        ordinal = padding = 0
+        pending: dict[bytes, bytes] = {}  # the extensions in front of the next member, by kind
+        while (block := self._take(padding + _BLOCK)[padding:]) != _ZEROS:
+            place = f"{self._where}: header at byte {self._offset - _BLOCK}"
+            with _refusals(place):
+                header = _parse_header(block)
+            if header.kind in _EXTENSIONS:
+                self._take_extension(header, pending, place)
+                padding = -header.size % _BLOCK
+                continue
+            with _refusals(f"{self._where}: {_shown(header.name)}"):
+                header = _extended(header, pending)
+            with _refusals(f"{self._where}: {_shown(header.name)}"):
+                is_dir = _is_directory(header)
+                name = _checked_name(header.name, self._limits)
+                _check_counts(ordinal, header.size, self._limits)
+            yield Member(name, self._take(header.size), ordinal, header.mtime, is_dir)
+            ordinal += 1
+            padding = -header.size % _BLOCK
+            pending = {}
+        if pending:
+            raise ArchiveError("the archive ends where a header announces one more member", where=self._where)
+        self._check_end()
+
+    def _take_extension(self, header: _Header, pending: dict[bytes, bytes], place: str) -> None:
+        what = _EXTENSIONS[header.kind]
+        with _refusals(place):
+            if header.size > self._limits.header_bytes:
+                raise ValueError(f"{what} of {header.size} bytes is above the limit of {self._limits.header_bytes}")
+            if header.kind in pending:
+                raise ValueError(f"{what} follows {what} of the same member")
+        payload = self._take(header.size)
+        if header.kind != b"g":
+            pending[header.kind] = payload
+            return
+        with _refusals(place):
+            if {"path", "linkpath", "size"} & _parse_pax(payload).keys():
+                raise ValueError(f"{what} sets the name or size of all members at once")
+
+    def _take(self, size: int) -> bytes:
+        """Read exactly ``size`` bytes, and hold no more than the stream really gives."""
+        data = self._read(min(size, _READ_BYTES)) if size else b""
+        if len(data) < size:
+            parts = [data]
+            missing = size - len(data)
+            while missing and parts[-1]:
+                parts.append(self._read(min(missing, _READ_BYTES)))
+                missing -= len(parts[-1])
+            if missing:
+                raise ArchiveError("the archive ends without its end marker: it was cut short", where=self._where)
+            data = b"".join(parts)
+        self._offset += size
+        return data
+
+    def _check_end(self) -> None:
+        if self._take(_BLOCK) != _ZEROS:
+            raise ArchiveError("the archive has only half of an end marker: it is damaged", where=self._where)
+        while rest := self._read(1 << 20):
+            if rest != bytes(len(rest)):
+                raise ArchiveError("a second archive or other data follows the end of the archive", where=self._where)
+
+
+# What follows is pure, but for the last three, and refuses with a ValueError that says why; _refusals adds where.
+
+
+def _parse_header(block: bytes) -> _Header:
+    name, size, mtime, kind, magic, prefix = _HEADER.unpack(block)
+    is_posix = magic.startswith(_POSIX)
+    if not _checksum_holds(block) or not (is_posix or magic in (_GNU, _V7)):
+        raise ValueError("is damaged, or is no tar header")
+    name, prefix = name.partition(b"\0")[0], prefix.partition(b"\0")[0]
+    full_name = prefix + b"/" + name if is_posix and prefix else name
+    return _Header(full_name, kind, _parse_number(size), _parse_number(mtime))
+
+
+def _checksum_holds(header: bytes) -> bool:
+    try:
+        stored = _parse_number(header[_CHECKSUM])
+    except ValueError:
+        return False
+    summed = header[: _CHECKSUM.start] + b" " * 8 + header[_CHECKSUM.stop :]
+    unsigned = sum(summed)
+    # Some old programs summed signed characters.
+    return stored == unsigned or stored == unsigned - 256 * sum(byte >> 7 for byte in summed)
+
+
+def _parse_number(field: bytes) -> int:
+    """Parse an octal number, or GNU's base-256 for what does not fit; blank is 0."""
+    if field[:1] == b"\x80":
+        return int.from_bytes(field[1:], "big")
+    if not (octal := _OCTAL.fullmatch(field)):
+        raise ValueError(f"is damaged: {field!r} is no number of 0 or more")
+    return int(octal[1] or b"0", 8)
+
+
+def _parse_pax(payload: bytes) -> dict[str, bytes]:
+    """Parse ``length key=value`` lines; a later one of the same key wins."""
+    records: dict[str, bytes] = {}
+    start = 0
+    while start < len(payload):
+        record = _PAX_RECORD.match(payload, start)
+        end = start + int(record[1]) if record else 0
+        if not record or record.end() >= end or payload[end - 1 : end] != b"\n":
+            raise ValueError("its pax header is malformed")
+        key = record[2].decode("utf-8", "backslashreplace")
+        if key.startswith("GNU.sparse."):
+            raise ValueError("is a sparse file, which no release may hold")
+        records[key] = payload[record.end() : end - 1]
+        start = end
+    return records
+
+
+def _extended(header: _Header, pending: dict[bytes, bytes]) -> _Header:
+    """Apply the extensions in front of a member, as GNU tar does."""
+    records = _parse_pax(pending.get(b"x", b""))
+    numbers = {"size": header.size, "mtime": header.mtime}
+    for key, pattern in _PAX_NUMBERS.items():
+        if key in records:
+            if not (number := pattern.fullmatch(records[key])):
+                raise ValueError(f"its pax header has a {key} that is no number of 0 or more")
+            numbers[key] = int(number[1])
+    if b"L" in pending and "path" in records:
+        raise ValueError("has two long names")
+    name = pending[b"L"].rstrip(b"\0") if b"L" in pending else records.get("path", header.name)
+    return _Header(name, header.kind, **numbers)
+
+
+def _is_directory(header: _Header) -> bool:
+    """Refuse what is neither file nor directory, or only half of either."""
+    if header.kind not in _FILES and header.kind != _DIRECTORY:
+        kind = _REFUSED_KINDS.get(header.kind) or f"of the unknown kind {header.kind!r}"
+        raise ValueError(f"is {kind}, which no release may hold")
+    ends_in_slash = header.name.endswith(b"/")
+    is_dir = header.kind == _DIRECTORY or (header.kind == b"\0" and ends_in_slash)  # before ustar only the slash told
+    if is_dir and header.size:
+        raise ValueError("is a directory with data of its own")
+    if ends_in_slash and not is_dir:
+        raise ValueError("is a file with the name of a directory")
+    return is_dir
+
+
+def _checked_name(raw: bytes, limits: ArchiveLimits) -> str:
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("its name is not UTF-8") from None
+    if len(name) > limits.name_chars:
+        raise ValueError(f"its name is longer than {limits.name_chars} characters")
+    for pattern, reason in _REFUSED_NAMES:
+        if pattern.search(name):
+            raise ValueError(f"its name {reason}")
+    return name
+
+
+def _shown(name: bytes) -> str:
+    text = name.decode("utf-8", "backslashreplace")
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+
+
+def _check_counts(ordinal: int, size_bytes: int, limits: ArchiveLimits) -> None:
+    if ordinal >= limits.members:
+        raise ValueError(f"there are more than {limits.members} members")
+    if size_bytes > limits.member_bytes:
+        raise ValueError(f"{size_bytes} bytes are above the limit of {limits.member_bytes}")
+
+
+def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """List a directory, last first (a stack's order); numbers in names compare as numbers."""
+
+    def natural(entry: os.DirEntry[str]) -> tuple[list[str | int], str]:
+        parts = re.split("([0-9]+)", entry.name)
+        return [int(part) if place % 2 else part for place, part in enumerate(parts)], entry.name
+
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=natural, reverse=True)
+
+
+def _read_file(path: str, size_bytes: int) -> bytes:
+    # NONBLOCK, lest a FIFO that takes the file's place meanwhile blocks for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(size_bytes + 1)
+    if len(data) != size_bytes:
+        raise ValueError("changed while it was read")
+    return data
+
+
+@contextmanager
+def _refusals(place: str) -> Iterator[None]:
+    """Give a refusal its place, and translate what the file system says."""
+    try:
+        yield
+    except ValueError as error:
+        raise ArchiveError(str(error), where=place) from None
+    except OSError as error:
+        raise ArchiveError(f"cannot be read: {error.strerror or error}", where=place) from error

@@ -1,0 +1,59 @@
+"""JSON from strangers: bytes in, values out, and nothing that means two things.
+
+Source: https://www.rfc-editor.org/rfc/rfc8259 and https://www.rfc-editor.org/rfc/rfc7493 (I-JSON).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from vedastore.errors import LabelError
+
+_HUGE_EXPONENT = re.compile(r"[0-9.][eE]\+?[0-9]{3}")
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Parse one JSON document, UTF-8 with or without a byte order mark.
+
+    Raises
+    ------
+    LabelError
+        For what is not JSON, and for what JSON parsers read differently: NaN, infinities, numbers beyond double
+        precision's range, a key twice in one object, nesting beyond the parser's depth.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LabelError(f"not UTF-8 text at byte {error.start}", where=where) from None
+    parse_float = _finite if _HUGE_EXPONENT.search(text) else None
+    try:
+        return json.loads(text, parse_constant=_constant, parse_float=parse_float, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise LabelError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}", where=where) from None
+    except RecursionError:
+        raise LabelError("JSON nested too deeply", where=where) from None
+    except ValueError as error:
+        raise LabelError(str(error), where=where) from None
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:40]} is out of range")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found

@@ -1,0 +1,110 @@
+"""Many geometries at once: WKB in, arrays of shapes through affine and CRS, WKB out. shapely and pyproj do the work."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from vedastore.errors import ReleaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vedastore.model import Affine6
+
+LONLAT = "EPSG:4326"
+_TYPES = {3: "Polygon", 6: "MultiPolygon"}
+
+
+def parse_wkb(geometries: Sequence[bytes | None]) -> Any:
+    """Return an object array of shapes, None where there is no geometry."""
+    import shapely
+
+    return shapely.from_wkb(np.array(geometries, dtype=object))
+
+
+def dump_wkb(shapes: Any) -> list[bytes | None]:
+    """Return ISO WKB, little-endian."""
+    import shapely
+
+    return list(shapely.to_wkb(shapes, byte_order=1, flavor="iso"))
+
+
+def bounds(shapes: Any) -> Any:
+    """Return an (n, 4) array of minx, miny, maxx, maxy; NaN where there is no geometry."""
+    import shapely
+
+    return shapely.bounds(shapes)
+
+
+def area(shapes: Any) -> Any:
+    """Return the areas in the square of the coordinates' unit; NaN where there is no geometry."""
+    import shapely
+
+    return shapely.area(shapes)
+
+
+def type_names(shapes: Any) -> set[str]:
+    """Return the GeoParquet names of the geometry types that occur."""
+    import shapely
+
+    present = shapes[~shapely.is_missing(shapes)]
+    kinds = zip(shapely.get_type_id(present).tolist(), shapely.has_z(present).tolist(), strict=True)
+    return {f"{_TYPES[kind]}{' Z' if z else ''}" for kind, z in kinds}
+
+
+def apply_affine(shapes: Any, transforms: Sequence[Affine6]) -> Any:
+    """Return the shapes with each one's own transform applied to x and y; heights are left out."""
+    import shapely
+
+    points, of = shapely.get_coordinates(shapes, return_index=True)
+    a, b, c, d, e, f = np.array(transforms, dtype="f8").reshape(-1, 6)[of].T
+    moved = np.stack([a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f], axis=1)
+    return _with_coordinates(shapes, moved)
+
+
+def project(shapes: Any, crs: str, direction: Literal["to_lonlat", "from_lonlat"]) -> Any:
+    """Return the shapes between longitude/latitude (WGS 84) and a CRS, x and y only.
+
+    Raises
+    ------
+    ReleaseError
+        When the CRS is unknown to PROJ, or coordinates lie where it is not defined.
+    """
+    import shapely
+
+    if crs == LONLAT:
+        return shapes
+    points = shapely.get_coordinates(shapes)
+    x, y = _transformer(crs, direction).transform(points[:, 0], points[:, 1])
+    moved = np.stack([x, y], axis=1)
+    if not np.isfinite(moved).all():
+        raise ReleaseError(f"coordinates lie outside the area of {crs[:80]}")
+    return _with_coordinates(shapes, moved)
+
+
+def projjson(crs: str) -> dict[str, Any]:
+    """Return the PROJJSON of a CRS."""
+    import pyproj
+
+    document: dict[str, Any] = pyproj.CRS.from_user_input(crs).to_json_dict()
+    return document
+
+
+def _with_coordinates(shapes: Any, points: Any) -> Any:
+    import shapely
+
+    return shapely.set_coordinates(shapely.force_2d(shapes), points)
+
+
+@lru_cache(maxsize=64)
+def _transformer(crs: str, direction: str) -> Any:
+    import pyproj
+
+    ends = (crs, LONLAT) if direction == "to_lonlat" else (LONLAT, crs)
+    try:
+        return pyproj.Transformer.from_crs(*ends, always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        raise ReleaseError(f"the CRS {crs[:80]} cannot be used: {error}") from None

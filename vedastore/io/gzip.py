@@ -1,0 +1,197 @@
+"""Gzip streams (RFC 1952): one strict reader, and one writer that uses every core.
+
+The reader verifies what the standard library's ``tarfile`` does not look at: the CRC and size of every member, and that
+nothing but zero padding follows the last one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
+
+from isal import igzip_lib, isal_zlib
+
+from vedastore.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+    from types import TracebackType
+
+_MAGIC: Final = b"\x1f\x8b"
+_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no flags, no time, unknown system
+_FINAL_BLOCK: Final = b"\x03\x00"  # deflate: empty, and marked as the last
+_FIRST_FEED_BYTES: Final = 4096
+
+
+class GzipReader:
+    """Decompress a stream of one or more gzip members, checked to its last byte.
+
+    Memory is bounded by ``chunk_bytes`` and the size asked for; time is linear in the compressed and the
+    decompressed size, however small the members are.
+
+    Parameters
+    ----------
+    source : BinaryIO
+        The compressed bytes. Its ``OSError`` passes through, and it is not closed here.
+    where : str
+        Name of the stream, for messages.
+    chunk_bytes : int
+        Compressed bytes read and held at a time.
+    """
+
+    def __init__(self, source: BinaryIO, where: str, *, chunk_bytes: int = 1 << 20) -> None:
+        self._source = source
+        self._where = where
+        self._chunk_bytes = chunk_bytes
+        self._chunk = b""
+        self._taken = 0  # bytes of the chunk that are done with
+        self._before = 0  # bytes of the source before the chunk
+        self._member: igzip_lib.IgzipDecompressor | None = None
+        self._feed_bytes = 0
+        self._begun = False
+
+    @property
+    def compressed_bytes(self) -> int:
+        """Compressed bytes taken so far."""
+        return self._before + self._taken
+
+    def read(self, size: int) -> bytes:
+        """Return 1 to ``size`` bytes, and ``b""`` only at the verified end of the stream.
+
+        Raises
+        ------
+        ArchiveError
+            Not gzip, damaged, cut short, or followed by other data.
+        """
+        while member := self._member or self._next_member():
+            feed = self._next_feed() if member.needs_input else b""
+            try:
+                data = member.decompress(feed, size)
+            except igzip_lib.IsalError as error:  # type: ignore[misc]  # isal's stub calls the class an instance
+                reason = f"the gzip stream is damaged before its byte {self.compressed_bytes}: {error}"
+                raise ArchiveError(reason, where=self._where) from error
+            if member.eof:
+                self._taken -= len(member.unused_data)
+                self._member = None
+            if data:
+                return data
+        return b""
+
+    def _next_member(self) -> igzip_lib.IgzipDecompressor | None:
+        head = self._peek(len(_MAGIC))
+        if head == _MAGIC:
+            self._begun = True
+            self._feed_bytes = _FIRST_FEED_BYTES
+            self._member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+            return self._member
+        if not self._begun:
+            raise ArchiveError("is not gzip" if head else "is empty", where=self._where)
+        while self._peek(1):
+            if self._chunk[self._taken :].strip(b"\0"):
+                raise ArchiveError("other data follows the end of the gzip stream", where=self._where)
+            self._taken = len(self._chunk)
+        return None
+
+    def _next_feed(self) -> memoryview:
+        """Take input for the member: little at first, so that a tiny member gives little back."""
+        if not self._peek(1):
+            raise ArchiveError("the gzip stream ends early: it was cut short", where=self._where)
+        feed = memoryview(self._chunk)[self._taken : self._taken + self._feed_bytes]
+        self._taken += len(feed)
+        self._feed_bytes *= 2
+        return feed
+
+    def _peek(self, size: int) -> bytes:
+        """Return the next ``size`` bytes without taking them; fewer only at the end of the source."""
+        while len(self._chunk) - self._taken < size and (more := self._source.read(self._chunk_bytes)):
+            self._before += self._taken
+            self._chunk = self._chunk[self._taken :] + more
+            self._taken = 0
+        return self._chunk[self._taken : self._taken + size]
+
+
+class ParallelGzipWriter:
+    """Compress to one gzip member, its blocks deflated side by side on an executor.
+
+    The bytes depend on the data, ``level`` and ``block_bytes`` only, never on the executor or on the sizes of the
+    writes. It is one member, so that readers which stop after the first one read everything.
+
+    Parameters
+    ----------
+    sink : BinaryIO
+        Receives the compressed bytes in order; it is not closed here.
+    executor : concurrent.futures.Executor
+        Threads or processes; it is not shut down here.
+    level : int
+        ISA-L level, 0 (fastest) to 3 (smallest).
+    block_bytes : int
+        Bytes compressed independently of all others.
+    max_pending : int
+        Blocks in flight before ``write`` waits: bounds the memory.
+    """
+
+    def __init__(
+        self, sink: BinaryIO, executor: Executor, *, level: int = 3, block_bytes: int = 1 << 20, max_pending: int = 8
+    ) -> None:
+        self._sink = sink
+        self._executor = executor
+        self._level = level
+        self._block_bytes = block_bytes
+        self._max_pending = max_pending
+        self._block = bytearray()
+        self._pending: deque[Future[bytes]] = deque()
+        self._crc = 0
+        self._size = 0
+        self._closed = False
+        sink.write(_HEADER)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:  # what was written stays without its end, so that nobody takes it for whole
+            self._closed = True
+            while self._pending:
+                self._pending.pop().cancel()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes; waits while ``max_pending`` blocks are in flight."""
+        if self._closed:
+            raise ValueError("write to a closed ParallelGzipWriter")
+        view = memoryview(data).cast("B")
+        self._crc = isal_zlib.crc32(view, self._crc)
+        self._size += len(view)
+        while view:
+            room = self._block_bytes - len(self._block)
+            self._block += view[:room]
+            view = view[room:]
+            if len(self._block) == self._block_bytes:
+                self._submit()
+
+    def close(self) -> None:
+        """Write what is pending and the end of the member; the sink stays open. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._block:
+            self._submit()
+        while self._pending:
+            self._sink.write(self._pending.popleft().result())
+        self._sink.write(_FINAL_BLOCK + struct.pack("<LL", self._crc, self._size % (1 << 32)))
+
+    def _submit(self) -> None:
+        if len(self._pending) == self._max_pending:
+            self._sink.write(self._pending.popleft().result())
+        self._pending.append(self._executor.submit(_deflate, bytes(self._block), self._level))
+        self._block.clear()
+
+
+def _deflate(block: bytes, level: int) -> bytes:
+    """Deflate a block so that it ends at a byte boundary and nothing after it looks back into it."""
+    deflater = isal_zlib.compressobj(level, wbits=-isal_zlib.MAX_WBITS)
+    return deflater.compress(block) + deflater.flush(isal_zlib.Z_FULL_FLUSH)

@@ -1,0 +1,228 @@
+"""Objects of a store by key: whole, in part, and compare-and-swap. A local directory now; an object store is the same.
+
+``Objects`` is the interface that the floors above use. Every key comes from ``spec.keys``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+
+class Objects(Protocol):
+    """What a store needs of its place."""
+
+    @property
+    def url(self) -> str:
+        """The place, as the user would write it."""
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return an object, or ``length`` bytes of it from ``start``. StoreError where it is absent or shorter."""
+
+    def size(self, key: str) -> int | None:
+        """Return an object's bytes; None where it is absent."""
+
+    def write(self, key: str, parts: Iterable[bytes]) -> int:
+        """Write a whole object, durable on return; give its bytes."""
+
+    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """Return an object with its entity tag; None where it is absent."""
+
+    def swap(self, key: str, data: bytes, expected: str | None) -> None:
+        """Write an object if it still has the expected tag (None: if it is absent). ConflictError otherwise."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where it is absent."""
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield every key that begins with the prefix, in order."""
+
+
+class LocalObjects:
+    """Objects as files of a local directory. POSIX: the lock is ``flock`` on the directory itself."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def url(self) -> str:
+        """The directory's path."""
+        return str(self.path)
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return an object, or a part of it."""
+        with self._translated(key):
+            descriptor = os.open(self.path / key, os.O_RDONLY)
+            try:
+                wanted = os.fstat(descriptor).st_size - start if length is None else length
+                data = os.pread(descriptor, wanted, start)
+                while len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), start + len(data))):
+                    data += more
+            finally:
+                os.close(descriptor)
+        if len(data) != wanted:
+            raise StoreError(f"the object ends at byte {start + len(data)}", where=f"{self.url}/{key}")
+        return data
+
+    def size(self, key: str) -> int | None:
+        """Return an object's bytes."""
+        try:
+            with self._translated(key):
+                return (self.path / key).stat().st_size
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return None
+            raise
+
+    def write(self, key: str, parts: Iterable[bytes]) -> int:
+        """Write a whole object: a file and its directory, both synced."""
+        path = self.path / key
+        with self._translated(key):
+            self._make_directory(path.parent)
+            with path.open("wb") as file:
+                size = sum(file.write(part) for part in parts)
+                file.flush()
+                os.fsync(file.fileno())
+            _sync_directory(path.parent)
+        return size
+
+    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """Return an object with the SHA-256 of its bytes as tag."""
+        if self.size(key) is None:
+            return None
+        data = self.read(key)
+        return data, hashlib.sha256(data).hexdigest()
+
+    def swap(self, key: str, data: bytes, expected: str | None) -> None:
+        """Replace an object atomically, under the directory's lock."""
+        path = self.path / key
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        with self._translated(key), self._locked():
+            current = self.read_tagged(key)
+            if (current[1] if current else None) != expected:
+                raise ConflictError("another writer was first", where=f"{self.url}/{key}", hint="run it again")
+            try:
+                with draft.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+            _sync_directory(path.parent)
+
+    def delete(self, key: str) -> None:
+        """Remove a file, and the directories that it leaves empty."""
+        path = self.path / key
+        with self._translated(key):
+            path.unlink(missing_ok=True)
+            for parent in path.parents:
+                if parent == self.path or any(parent.iterdir()):
+                    break
+                parent.rmdir()
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys of all files, sorted."""
+        with self._translated(prefix):
+            found = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir())
+        yield from (key for key in found if key.startswith(prefix))
+
+    @contextmanager
+    def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
+        """Own a place that has no store yet, until the block ends; what an interrupted owner left is cleared first.
+
+        The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that may
+        be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
+        """
+        made = not self.path.exists()
+        with self._translated(""):
+            if not made and not self.path.is_dir():
+                raise ConflictError("there is a file of that name", where=self.url, hint="choose another target")
+            self._make_directory(self.path)
+            found = set(os.listdir(self.path))
+            if found and (marker not in found or found - {marker, *ours}):
+                raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
+            descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            self._lock(descriptor, wait=False)
+            self._clear(ours)
+            yield
+            self._clear([marker])
+        except (UnknownOutcomeError, ConflictError):
+            raise
+        except BaseException:
+            self._clear([*ours, marker])
+            if made:
+                self.path.rmdir()
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int, *, wait: bool) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ConflictError("another writer is at work here", where=self.url, hint="wait for it to end") from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._lock(descriptor, wait=True)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _clear(self, names: Iterable[str]) -> None:
+        for name in names:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _make_directory(self, path: Path) -> None:
+        missing = [p for p in (path, *path.parents) if not p.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            _sync_directory(made.parent)
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(error.strerror or str(error), where=f"{self.url}/{key}") from error
+
+
+def open_objects(location: str | os.PathLike[str]) -> LocalObjects:
+    """Return the objects of a place.
+
+    Raises
+    ------
+    UsageError
+        For a URL: this version reads and writes local directories.
+    """
+    text = os.fspath(location)
+    if "://" in text:
+        raise UsageError("only local paths can be opened", where=text, hint="copy the store to a local disk")
+    return LocalObjects(text)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,7 @@
+"""TIFF bytes <-> pixels and envelope; siblings of this package import these names only."""
+
+from vedastore.io.tiff.compare import differences
+from vedastore.io.tiff.image import DecodedTiff, EnvelopeInfo, decode, describe, encode
+from vedastore.io.tiff.layout import Limits
+
+__all__ = ["DecodedTiff", "EnvelopeInfo", "Limits", "decode", "describe", "differences", "encode"]

@@ -1,0 +1,91 @@
+"""What is left to GDAL: lossy pixels, and the exact bytes that GDAL's encoders write. Always driver GTiff, by force."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vedastore.errors import ImageError
+from vedastore.io.tiff.directories import Value, with_changes
+from vedastore.io.tiff.layout import SCHEMES, Layout, parse_layout
+from vedastore.io.tiff.segments import gather, parse_segments
+from vedastore.io.tiff.structure import DOUBLE, Directory, damaged, read_first_directory
+
+Bytes = npt.NDArray[np.uint8]
+
+PIXEL_SCALE, TIE_POINTS, MATRIX = 33550, 33922, 34264
+#: Two pixels wide and high: any transform that is not the identity keeps rasterio from warning that there is none.
+#: (Warnings cannot be silenced safely beside other threads.)
+PLACEHOLDER = (2.0, 2.0, 0.0), (0.0,) * 6
+
+
+@contextmanager
+def open_tiff(data: bytes, what: str) -> Iterator[Any]:
+    """Open a TIFF in memory with rasterio, with the GTiff driver only; every failure becomes an ImageError."""
+    import rasterio
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as dataset:
+            yield dataset
+    except (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError) as error:
+        raise damaged(f"{what} cannot be read by GDAL ({error})") from None
+
+
+def placeholder(directory: Directory) -> dict[int, Value | None]:
+    """Tags of a georeferencing that means nothing, for a file that is to be opened by rasterio."""
+    order = directory.form.order
+    scale, tie = (np.array(numbers, f"{order}f8").tobytes() for numbers in PLACEHOLDER)
+    return {PIXEL_SCALE: Value(DOUBLE, 3, scale), TIE_POINTS: Value(DOUBLE, 6, tie), MATRIX: None}
+
+
+def read_lossy(data: bytes, directory: Directory, layout: Layout) -> npt.NDArray[Any]:
+    """Decode the first image with GDAL; (band, y, x). Its shape and type must be those that the tags say."""
+    scheme = SCHEMES[layout.scheme]
+    with open_tiff(with_changes(data, directory, placeholder(directory)), f"the {scheme} image") as dataset:
+        shape = dataset.count, dataset.height, dataset.width
+        dtypes = set(dataset.dtypes)
+        if shape != (layout.bands, layout.height, layout.width) or dtypes != {layout.native.name}:
+            raise damaged(f"GDAL reads {shape} of {sorted(dtypes)} where the tags say otherwise ({scheme})")
+        pixels: npt.NDArray[Any] = dataset.read()
+    return np.require(pixels, layout.native, ["C", "A"])
+
+
+def encode_with_gdal(raws: Sequence[Bytes], row_bytes: int, scheme: str) -> list[bytes]:
+    """Encode opaque segments with GDAL's own libtiff, through a TIFF in memory that has each as one strip."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, raw in enumerate(raws):
+        groups[raw.size].append(index)
+    encoded = [b""] * len(raws)
+    for size, members in groups.items():
+        rows = np.concatenate([raws[i] for i in members]).reshape(1, -1, row_bytes)
+        for index, segment in zip(members, _encode_strips(rows, size // row_bytes, scheme), strict=True):
+            encoded[index] = segment
+    return encoded
+
+
+def _encode_strips(rows: Bytes, strip_rows: int, scheme: str) -> list[bytes]:
+    import rasterio
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    profile = {
+        "driver": "GTiff", "dtype": "uint8", "count": 1, "height": rows.shape[1], "width": rows.shape[2],
+        "blockysize": strip_rows, "compress": scheme, "transform": rasterio.Affine(2, 0, 0, 0, -2, 0),
+    }  # fmt: skip
+    try:
+        with rasterio.MemoryFile() as memory:
+            with memory.open(**profile) as dataset:
+                dataset.write(rows)
+            data = np.frombuffer(memory.read(), np.uint8)
+    except (RasterioError, CPLE_BaseError, OSError, ValueError) as error:
+        raise ImageError(f"GDAL could not encode {scheme} segments ({error})") from None
+    directory = read_first_directory(data)
+    segments = parse_segments(directory, parse_layout(directory))
+    return [gather(data, segments, i).tobytes() for i in range(segments.stored.size)]

@@ -1,0 +1,113 @@
+"""Transform and CRS of a GeoTIFF, float for float and word for word what rasterio reports, without opening the file.
+
+Source: OGC GeoTIFF 1.1 (19-008r4), and the arithmetic of GDAL's GTiff driver in its order. CRS are interpreted by
+GDAL itself, once for each distinct set of geo keys.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from vedastore.io.tiff.directories import Value, with_changes
+from vedastore.io.tiff.gdal import MATRIX, PIXEL_SCALE, TIE_POINTS, open_tiff, placeholder
+from vedastore.io.tiff.structure import SHORT, Directory, Form
+
+GEO_KEYS, GEO_DOUBLES, GEO_TEXTS = 34735, 34736, 34737
+RASTER_TYPE_KEY, PIXEL_IS_POINT = 1025, 2
+
+Affine = tuple[float, float, float, float, float, float]
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def read_transform(directory: Directory) -> Affine | None:
+    """Read the transform from pixel corners to coordinates.
+
+    Returns
+    -------
+    tuple of six floats or None
+        a, b, c, d, e, f; None where there is none, where it is the identity, or where there are only control points.
+    """
+    scale, tie = _floats(directory, PIXEL_SCALE), _floats(directory, TIE_POINTS)
+    a = b = d = e = c = f = 0.0
+    if len(scale) >= 2 and scale[0] != 0 and scale[1] != 0:
+        if len(tie) < 6:
+            return None
+        a, e = scale[0], -abs(scale[1])
+        c, f = tie[3] - tie[0] * a, tie[4] - tie[1] * e
+    else:
+        matrix = _floats(directory, MATRIX)
+        if len(matrix) != 16:
+            return None
+        a, b, _, c, d, e, _, f = matrix[:8]
+    if _pixel_is_point(directory):
+        c -= a * 0.5 + b * 0.5
+        f -= d * 0.5 + e * 0.5
+    transform = a, b, c, d, e, f
+    return None if transform == IDENTITY else transform
+
+
+def _floats(directory: Directory, tag: int) -> tuple[float, ...]:
+    return tuple(float(value) for value in directory.values(tag))
+
+
+def _pixel_is_point(directory: Directory) -> bool:
+    keys = directory.values(GEO_KEYS)
+    groups = zip(*(keys[i::4] for i in range(4)), strict=False)
+    return any(key == RASTER_TYPE_KEY and place == 0 and value == PIXEL_IS_POINT for key, place, _, value in groups)
+
+
+def read_crs(directory: Directory) -> str | None:
+    """Read the CRS: ``EPSG:n`` where it is exactly that one, else WKT2; None without geo keys or with control points."""
+    if GEO_KEYS not in directory.entries or _has_control_points(directory):
+        return None
+    tags = []
+    for tag in (GEO_KEYS, GEO_DOUBLES, GEO_TEXTS):
+        entry, raw = directory.entries.get(tag), directory.raw(tag)
+        if entry is not None and raw is not None:
+            tags.append((tag, entry.kind, entry.count, raw))
+    return _interpret(directory.form.order, tuple(tags))
+
+
+def _has_control_points(directory: Directory) -> bool:
+    """GDAL takes tie points without a pixel scale for ground control points, and reports no CRS of the image."""
+    scale = _floats(directory, PIXEL_SCALE)
+    if len(scale) >= 2 and scale[0] != 0 and scale[1] != 0:
+        return False
+    return len(_floats(directory, TIE_POINTS)) >= 6 and len(_floats(directory, MATRIX)) != 16
+
+
+@lru_cache(maxsize=1024)
+def _interpret(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
+    """Ask GDAL, with a TIFF of one pixel that has these tags."""
+    form = Form(order, big=False)
+    header = (b"II" if order == "<" else b"MM") + np.array(42, f"{order}u2").tobytes() + form.pointer.pack(0)
+    pixel = header + b"\0" * 8  # one zero, at byte 8
+
+    def short(number: int) -> Value:
+        return Value(SHORT, 1, np.array(number, f"{order}u2").tobytes())
+
+    empty = Directory(pixel, form, 0, 0, 0, {})
+    image = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
+    changes: dict[int, Value | None] = {tag: short(number) for tag, number in image.items()}
+    changes |= placeholder(empty)
+    changes |= {tag: Value(kind, count, raw) for tag, kind, count, raw in tags}
+    with open_tiff(with_changes(pixel, empty, changes), "the georeferencing") as dataset:
+        return _name_crs(dataset.crs)
+
+
+def _name_crs(crs: Any) -> str | None:
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    if not crs:
+        return None
+    code = crs.to_epsg(confidence_threshold=100)
+    if code is not None and CRS.from_epsg(code) == crs:
+        return f"EPSG:{code}"
+    try:
+        return str(crs.to_wkt(version="WKT2_2019"))
+    except CRSError:
+        return str(crs.to_wkt())

@@ -1,0 +1,196 @@
+"""How the pixels of one image lie in the file: sample type, strips or tiles, scheme; all checked before allocating."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vedastore.io.tiff.structure import Directory, damaged, unsupported
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
+STRIP_OFFSETS, BANDS, ROWS_PER_STRIP, STRIP_COUNTS, PLANAR, PREDICTOR = 273, 277, 278, 279, 284, 317
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS, SAMPLE_FORMAT = 322, 323, 324, 325, 339
+SUBSAMPLING, DEPTH, NODATA = 530, 32997, 42113
+YCBCR = 6
+
+NONE, LZW, JPEG, DEFLATE, PACKBITS, DEFLATE_OLD, LERC, LZMA, ZSTD, WEBP = (
+    1, 5, 7, 8, 32773, 32946, 34887, 34925, 50000, 50001,
+)  # fmt: skip
+SCHEMES = {
+    NONE: "uncompressed", LZW: "LZW", JPEG: "JPEG", DEFLATE: "Deflate", PACKBITS: "PackBits",
+    DEFLATE_OLD: "Deflate (old tag)", LERC: "LERC", LZMA: "LZMA", ZSTD: "Zstandard", WEBP: "WebP",
+}  # fmt: skip
+LOSSY = frozenset({JPEG, LERC, WEBP})
+PREDICTABLE = frozenset({LZW, DEFLATE, DEFLATE_OLD, LZMA, ZSTD})
+#: Names of schemes that are refused, for the message.
+OTHER_SCHEMES = {
+    2: "CCITT RLE", 3: "CCITT fax 3", 4: "CCITT fax 4", 6: "old-style JPEG", 34712: "JPEG 2000", 34676: "SGI LogLuv",
+    34677: "SGI LogLuv 24", 32809: "ThunderScan", 32908: "PixarFilm", 32909: "PixarLog", 50002: "JPEG XL",
+    52546: "JPEG XL", 34892: "lossy DNG JPEG", 34933: "PNG",
+}  # fmt: skip
+KINDS = {1: "u", 2: "i", 3: "f", 4: "u", 6: "c"}
+SIZES_BITS = {"u": (8, 16, 32, 64), "i": (8, 16, 32, 64), "f": (16, 32, 64), "c": (64, 128)}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one image may ask for.
+
+    Parameters
+    ----------
+    pixels_bytes : int
+        Largest first image, uncompressed and with its tile padding.
+    trusted_bytes : int
+        Up to this size a file may expand by any factor: constant images compress nearly without bound.
+    expansion : int
+        Above it, the largest ratio of pixels to the bytes that hold them.
+    """
+
+    pixels_bytes: int = 4 << 30
+    trusted_bytes: int = 64 << 20
+    expansion: int = 2000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Shape and arrangement of the first image; sizes in pixels unless named otherwise.
+
+    ``planes`` is the band count for planar files and 1 for chunky ones; a plane is a grid of ``down`` x ``across``
+    segments, each ``segment_height`` x ``segment_width`` pixels of ``samples`` numbers.
+    """
+
+    height: int
+    width: int
+    bands: int
+    dtype: np.dtype[np.generic]  # in the file's byte order
+    scheme: int
+    predictor: int
+    planar: bool
+    tiled: bool
+    segment_height: int
+    segment_width: int
+    down: int
+    across: int
+
+    @property
+    def planes(self) -> int:
+        """Number of planes."""
+        return self.bands if self.planar else 1
+
+    @property
+    def samples(self) -> int:
+        """Numbers per pixel in one segment."""
+        return 1 if self.planar else self.bands
+
+    @property
+    def segments(self) -> int:
+        """Number of strips or tiles."""
+        return self.planes * self.down * self.across
+
+    @property
+    def row_bytes(self) -> int:
+        """Length of one row of one segment."""
+        return self.segment_width * self.samples * self.dtype.itemsize
+
+    @property
+    def raw_bytes(self) -> int:
+        """Length of all segments, decoded, with tile padding."""
+        rows = self.down * self.segment_height * self.across if self.tiled else self.height
+        return self.planes * rows * self.row_bytes
+
+    @property
+    def native(self) -> np.dtype[np.generic]:
+        """The sample type in little-endian order."""
+        return self.dtype.newbyteorder("<")
+
+    def segment_sizes(self) -> npt.NDArray[np.int64]:
+        """Length of each segment, decoded; only a plane's last strip may be shorter."""
+        sizes = np.full(self.segments, self.segment_height * self.row_bytes, np.int64)
+        if not self.tiled:
+            rows = self.height - (self.down - 1) * self.segment_height
+            sizes[self.down - 1 :: self.down] = rows * self.row_bytes
+        return sizes
+
+
+def parse_layout(directory: Directory, limits: Limits = DEFAULT_LIMITS) -> Layout:
+    """Read the arrangement of the pixels out of a directory.
+
+    Raises
+    ------
+    ImageError
+        For damage, for a layout that could not be given back, and for an image over the limits.
+    """
+    scheme = directory.integer(COMPRESSION, NONE)
+    bands = directory.integer(BANDS, 1)
+    height, width = directory.integer(HEIGHT, 0), directory.integer(WIDTH, 0)
+    if height <= 0 or width <= 0 or bands <= 0:
+        raise damaged(f"an image of {bands} bands, {height} rows and {width} columns")
+    dtype = _parse_dtype(directory, scheme, bands)
+    _refuse_unsupported(directory, scheme)
+    tiled = TILE_WIDTH in directory.entries
+    if tiled:
+        segment_height, segment_width = directory.integer(TILE_HEIGHT, 0), directory.integer(TILE_WIDTH, 0)
+    else:
+        segment_height, segment_width = min(directory.integer(ROWS_PER_STRIP, height), height), width
+    if segment_height <= 0 or segment_width <= 0:
+        raise damaged(f"strips or tiles of {segment_height} x {segment_width} pixels")
+    layout = Layout(
+        height=height, width=width, bands=bands, dtype=dtype, scheme=scheme,
+        predictor=_parse_predictor(directory, scheme, dtype),
+        planar=_parse_planar(directory) and bands > 1, tiled=tiled,
+        segment_height=segment_height, segment_width=segment_width,
+        down=-(-height // segment_height), across=-(-width // segment_width),
+    )  # fmt: skip
+    if layout.raw_bytes > limits.pixels_bytes:
+        raise unsupported(f"an image of {layout.raw_bytes} bytes, over the limit of {limits.pixels_bytes}")
+    return layout
+
+
+def _parse_dtype(directory: Directory, scheme: int, bands: int) -> np.dtype[np.generic]:
+    bits = set(directory.values(BITS)) or {1}
+    formats = set(directory.values(SAMPLE_FORMAT)) or {1}
+    if len(bits) > 1 or len(formats) > 1:
+        raise unsupported("bands of different sample types")
+    size_bits, form = bits.pop(), formats.pop()
+    kind = KINDS.get(form)
+    name = {"u": "unsigned", "i": "signed", "f": "float", "c": "complex"}.get(kind or "", f"format-{form}")
+    if kind is None or size_bits not in SIZES_BITS[kind]:
+        raise unsupported(f"{size_bits}-bit {name} samples, {SCHEMES.get(scheme, 'compressed')}, {bands} bands")
+    return np.dtype(f"{directory.form.order}{kind}{size_bits // 8}")
+
+
+def _refuse_unsupported(directory: Directory, scheme: int) -> None:
+    if scheme not in SCHEMES:
+        raise unsupported(f"compression {OTHER_SCHEMES.get(scheme, scheme)}")
+    if directory.integer(FILL_ORDER, 1) != 1:
+        raise unsupported("reversed bit order (FillOrder 2)")
+    if directory.integer(DEPTH, 1) != 1:
+        raise unsupported("volumes (ImageDepth above 1)")
+    ycbcr = directory.integer(PHOTOMETRIC, 1) == YCBCR and scheme not in LOSSY
+    if ycbcr and (directory.values(SUBSAMPLING) or (2, 2)) != (1, 1):
+        raise unsupported(f"subsampled YCbCr samples, {SCHEMES[scheme]}")
+
+
+def _parse_predictor(directory: Directory, scheme: int, dtype: np.dtype[np.generic]) -> int:
+    predictor = directory.integer(PREDICTOR, 1)
+    if predictor == 1 or scheme in LOSSY:
+        return 1
+    if scheme not in PREDICTABLE:
+        raise unsupported(f"predictor {predictor} on {SCHEMES[scheme]} samples")
+    if predictor == 2 and dtype.itemsize <= 8:
+        return 2
+    if predictor == 3 and dtype.kind == "f":
+        return 3
+    raise unsupported(f"predictor {predictor} on {dtype.itemsize * 8}-bit {dtype.name} samples")
+
+
+def _parse_planar(directory: Directory) -> bool:
+    planar = directory.integer(PLANAR, 1)
+    if planar not in (1, 2):
+        raise damaged(f"planar configuration {planar}")
+    return planar == 2

@@ -1,0 +1,147 @@
+"""Decoded segments <-> (band, y, x) pixels: interleaving, tile padding, byte order, predictors. Pure array work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vedastore.io.tiff.layout import Layout
+from vedastore.io.tiff.structure import damaged
+
+Bytes = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[Any]
+
+
+def arrange(raw: Bytes, layout: Layout) -> tuple[Pixels, bytes]:
+    """Put decoded segments in order.
+
+    Parameters
+    ----------
+    raw : array of uint8
+        All segments, decoded, one after the other; ``layout.raw_bytes`` long.
+    layout : Layout
+
+    Returns
+    -------
+    pixels : array
+        (band, y, x), C-contiguous, little-endian; a view of ``raw`` where that is possible.
+    padding : bytes
+        The bytes of tile padding, right edge first; empty where there is none or all are zero.
+    """
+    numbers = raw.view(layout.dtype)
+    if not layout.tiled:
+        if layout.samples == 1:
+            return _native(numbers, layout).reshape(layout.bands, layout.height, layout.width), b""
+        chunky = numbers.reshape(layout.height * layout.width, layout.samples)
+        return _native(chunky.T, layout).reshape(layout.bands, layout.height, layout.width), b""
+    canvas = _native(_tiles(numbers, layout), layout).reshape(_canvas_shape(layout))
+    right, bottom = canvas[:, :, layout.width :], canvas[:, layout.height :, : layout.width]
+    padding = right.tobytes() + bottom.tobytes()
+    pixels = np.ascontiguousarray(canvas[:, : layout.height, : layout.width])
+    return pixels, padding if padding.strip(b"\0") else b""
+
+
+def disarrange(pixels: Pixels, padding: bytes, layout: Layout) -> Bytes:
+    """Put pixels back into segments: the inverse of `arrange`."""
+    if not layout.tiled:
+        raw = np.empty(layout.raw_bytes, np.uint8)
+        numbers = raw.view(layout.dtype)
+        if layout.samples == 1:
+            numbers[...] = pixels.reshape(-1)
+            return raw
+        # One strided copy per band is three times as fast as one transposed copy of all.
+        chunky, flat = numbers.reshape(-1, layout.samples), pixels.reshape(layout.samples, -1)
+        for band in range(layout.samples):
+            chunky[:, band] = flat[band]
+        return raw
+    canvas = np.zeros(_canvas_shape(layout), layout.native)
+    canvas[:, : layout.height, : layout.width] = pixels
+    if padding:
+        _fill_padding(canvas, padding, layout)
+    bands, rows, columns = canvas.shape
+    tiles = canvas.reshape(
+        layout.planes, layout.samples, layout.down, layout.segment_height, layout.across, layout.segment_width
+    )
+    return np.ascontiguousarray(tiles.transpose(0, 2, 4, 3, 5, 1), layout.dtype).reshape(-1).view(np.uint8)
+
+
+def _canvas_shape(layout: Layout) -> tuple[int, int, int]:
+    return layout.bands, layout.down * layout.segment_height, layout.across * layout.segment_width
+
+
+def _tiles(numbers: Pixels, layout: Layout) -> Pixels:
+    shape = layout.planes, layout.down, layout.across, layout.segment_height, layout.segment_width, layout.samples
+    return numbers.reshape(shape).transpose(0, 5, 1, 3, 2, 4)
+
+
+def _native(numbers: Pixels, layout: Layout) -> Pixels:
+    return np.require(numbers, layout.native, ["C", "A"])
+
+
+def _fill_padding(canvas: Pixels, padding: bytes, layout: Layout) -> None:
+    right, bottom = canvas[:, :, layout.width :], canvas[:, layout.height :, : layout.width]
+    if len(padding) != right.nbytes + bottom.nbytes:
+        raise damaged("the envelope's tile padding has another length than the tiles need")
+    right[...] = np.frombuffer(padding, canvas.dtype, right.size).reshape(right.shape)
+    bottom[...] = np.frombuffer(padding, canvas.dtype, bottom.size, right.nbytes).reshape(bottom.shape)
+
+
+def unpredict(raw: Bytes, layout: Layout) -> Bytes:
+    """Undo the predictor, in place where that is possible."""
+    import imagecodecs
+
+    if layout.predictor == 1:
+        return raw
+    rows = _rows(raw, layout)
+    if layout.predictor == 2:
+        imagecodecs.delta_decode(rows, axis=-2, out=rows)
+        return raw
+    out = np.empty_like(rows)
+    imagecodecs.floatpred_decode(rows, axis=-2, out=out)
+    return out.reshape(-1).view(np.uint8)
+
+
+def predict(raw: Bytes, layout: Layout) -> Bytes:
+    """Apply the predictor."""
+    import imagecodecs
+
+    if layout.predictor == 1:
+        return raw
+    rows = _rows(raw, layout)
+    encode = imagecodecs.delta_encode if layout.predictor == 2 else imagecodecs.floatpred_encode
+    out = np.empty_like(rows)
+    encode(rows, axis=-2, out=out)
+    return out.reshape(-1).view(np.uint8)
+
+
+def _rows(raw: Bytes, layout: Layout) -> Pixels:
+    """View segments as rows of pixels of samples; differences are taken of integers, whatever the samples are."""
+    size = layout.dtype.itemsize
+    kind = layout.dtype if layout.predictor == 3 else np.dtype(f"{layout.dtype.byteorder}u{size}".replace("|", ""))
+    return raw.view(kind).reshape(-1, layout.segment_width, layout.samples)
+
+
+def fill_value(nodata: str | None, layout: Layout) -> Any:
+    """Value of the pixels of a segment that is not in the file: nodata, or 0, as GDAL reads it."""
+    try:
+        number = float(nodata) if nodata else 0.0
+    except ValueError:
+        raise damaged(f"missing strips or tiles, and a nodata value that is no number: {nodata}") from None
+    if layout.dtype.kind not in "iu":
+        with np.errstate(over="ignore"):
+            return np.array(number).astype(layout.dtype)
+    if layout.dtype.itemsize == 8 and nodata:
+        number_exact = int(nodata) if nodata.lstrip("+-").isdigit() else round(number) if np.isfinite(number) else 0
+        return _clip(number_exact, layout)
+    if np.isnan(number):
+        return layout.dtype.type(0)
+    if np.isinf(number):
+        return _clip(int(np.sign(number)) << 65, layout)
+    return _clip(int(np.floor(number + 0.5) if number >= 0 else np.ceil(number - 0.5)), layout)
+
+
+def _clip(number: int, layout: Layout) -> Any:
+    info = np.iinfo(layout.dtype.newbyteorder("="))
+    return np.array(min(max(number, int(info.min)), int(info.max)), layout.native).astype(layout.dtype)

@@ -1,0 +1,177 @@
+"""Where strips and tiles lie: the segment table, the regions that they fill, and what else must not lie there."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vedastore.io.tiff.layout import (
+    DEFAULT_LIMITS,
+    NONE,
+    SCHEMES,
+    STRIP_COUNTS,
+    STRIP_OFFSETS,
+    TILE_COUNTS,
+    TILE_OFFSETS,
+    Layout,
+    Limits,
+)
+from vedastore.io.tiff.structure import Directory, Entry, damaged, iter_later_directories, read_directory, unsupported
+
+SUB_DIRECTORIES = (330, 34665, 34853)  # SubIFDs, Exif, GPS
+LIMIT_SUB_DIRECTORIES = 10_000
+
+Region = tuple[int, int]  # offset and length
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The segment table, one number for each strip or tile, in the order of the tags.
+
+    Parameters
+    ----------
+    offsets : array of int64
+        Where a segment begins.
+    stored : array of int64
+        Bytes that hold pixels in the file; 0 for a sparse segment. An uncompressed segment may have more bytes
+        than its pixels need: those count as part of the frame.
+    sizes : array of int64
+        Bytes of the segment, decoded.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    stored: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+    @property
+    def sparse(self) -> bool:
+        """True where some segment is not in the file."""
+        return not bool(self.stored.all())
+
+    def contiguous(self) -> bool:
+        """True where the segments follow each other in order, without gaps."""
+        ends = self.offsets + self.stored
+        return bool((self.offsets[1:] == ends[:-1]).all())
+
+    def regions(self) -> list[Region]:
+        """Merge the segments into ranges of the file, in file order.
+
+        Raises
+        ------
+        ImageError
+            Where segments overlap.
+        """
+        if self.stored.all() and self.contiguous():
+            return [(int(self.offsets[0]), int(self.stored.sum()))]
+        present = np.flatnonzero(self.stored)
+        present = present[np.argsort(self.offsets[present], kind="stable")]
+        starts = self.offsets[present]
+        ends = starts + self.stored[present]
+        if (starts[1:] < ends[:-1]).any():
+            raise damaged("strips or tiles overlap")
+        heads = np.flatnonzero(np.append(True, starts[1:] != ends[:-1]))[: starts.size]
+        tails = np.append(heads[1:] - 1, starts.size - 1)[: heads.size]
+        return [(int(a), int(b - a)) for a, b in zip(starts[heads], ends[tails], strict=True)]
+
+
+def parse_segments(directory: Directory, layout: Layout, limits: Limits = DEFAULT_LIMITS) -> Segments:
+    """Read the segment table; each segment must lie inside the file, and the whole must be plausible.
+
+    Raises
+    ------
+    ImageError
+        For a table of another length than the layout needs, a truncated file, or a bomb.
+    """
+    name = "tiles" if layout.tiled else "strips"
+    where, length = (TILE_OFFSETS, TILE_COUNTS) if layout.tiled else (STRIP_OFFSETS, STRIP_COUNTS)
+    _check_number(directory.entries.get(where), layout, name)
+    offsets = directory.integers(where)
+    if length in directory.entries:
+        _check_number(directory.entries.get(length), layout, name)
+        counts = directory.integers(length)
+    elif layout.scheme == NONE:
+        counts = layout.segment_sizes()
+    else:
+        raise damaged(f"the lengths of the {name} are missing")
+    sizes = layout.segment_sizes()
+    stored = counts
+    if layout.scheme == NONE:
+        if ((counts < sizes) & (counts != 0)).any():
+            short = int(np.flatnonzero((counts < sizes) & (counts != 0))[0])
+            raise damaged(f"truncated: {name[:-1]} {short} has {counts[short]} bytes, its pixels need {sizes[short]}")
+        stored = np.minimum(counts, sizes)
+    size = len(directory.data)
+    if (counts < 0).any() or ((offsets < 0) | (offsets > size) | (stored > size - offsets))[stored > 0].any():
+        raise damaged(f"truncated: {name} lie beyond the end of the file ({size} bytes)")
+    _refuse_bomb(layout, int(stored.sum()), limits)
+    return Segments(offsets, stored, sizes)
+
+
+def _check_number(entry: Entry | None, layout: Layout, name: str) -> None:
+    number = 0 if entry is None else entry.count
+    if number != layout.segments:
+        raise damaged(f"the directory lists {number} {name}, an image of this shape has {layout.segments}")
+
+
+def _refuse_bomb(layout: Layout, stored_bytes: int, limits: Limits) -> None:
+    allowed = max(limits.trusted_bytes, limits.expansion * stored_bytes)
+    if layout.raw_bytes > allowed:
+        scheme = SCHEMES[layout.scheme]
+        raise damaged(f"{stored_bytes} bytes ({scheme}) claim to hold {layout.raw_bytes} bytes of pixels")
+
+
+def check_apart(regions: list[Region], directory: Directory, layout: Layout) -> None:
+    """Refuse pixels that lie upon the header or upon tags, and compressed pixels that another page shares.
+
+    The first would make the frame unreadable without the pixels; the second would let moved segments
+    damage another page.
+    """
+    if not regions:
+        return
+    ends = [offset + length for offset, length in regions]
+    _refuse_overlap(regions, ends, [(0, directory.form.header_bytes), *directory.ranges()], "the tags")
+    later = list(iter_later_directories(directory))
+    if layout.scheme != NONE:
+        others = [*later, *_iter_sub_directories([directory, *later])]
+        _refuse_overlap(regions, ends, (r for other in others for r in _used_ranges(other)), "another page")
+
+
+def _refuse_overlap(regions: list[Region], ends: list[int], ranges: Iterable[tuple[int, int]], what: str) -> None:
+    for begin, end in ranges:
+        nearest = bisect_right(ends, begin)
+        if nearest < len(regions) and regions[nearest][0] < end:
+            raise damaged(f"the pixels lie upon {what} (byte {begin})")
+
+
+def _iter_sub_directories(parents: list[Directory]) -> Iterable[Directory]:
+    seen = {parent.offset for parent in parents}
+    todo = list(parents)
+    while todo:
+        parent = todo.pop()
+        for offset in (int(o) for tag in SUB_DIRECTORIES for o in parent.integers(tag)):
+            if offset in seen:
+                continue
+            seen.add(offset)
+            if len(seen) > LIMIT_SUB_DIRECTORIES:
+                raise unsupported("an image with very many sub-directories")
+            child = read_directory(parent.data, parent.form, offset)
+            todo.append(child)
+            yield child
+
+
+def _used_ranges(directory: Directory) -> Iterable[tuple[int, int]]:
+    yield from directory.ranges()
+    for where, length in ((STRIP_OFFSETS, STRIP_COUNTS), (TILE_OFFSETS, TILE_COUNTS)):
+        offsets, counts = directory.integers(where), directory.integers(length)
+        if offsets.size == counts.size:
+            yield from ((int(a), int(a + n)) for a, n in zip(offsets, counts, strict=True) if n > 0)
+
+
+def gather(data: npt.NDArray[np.uint8], segments: Segments, index: int) -> npt.NDArray[np.uint8]:
+    """View the stored bytes of one segment."""
+    begin = int(segments.offsets[index])
+    return data[begin : begin + int(segments.stored[index])]

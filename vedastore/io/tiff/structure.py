@@ -1,0 +1,204 @@
+"""TIFF structure: header, directories and tag values, each checked against the bytes that are there.
+
+Source: TIFF 6.0 (Adobe, 1992) and BigTIFF (https://www.awaresystems.be/imaging/tiff/bigtiff.html).
+Nothing here allocates more than the file holds, follows a loop, or reads outside the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vedastore.errors import ImageError
+
+Buffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
+
+SKIP_HINT = "--on-error=skip leaves such a sample out"
+LIMIT_DIRECTORIES = 65_536
+
+#: Field type of TIFF -> bytes of one value, and its struct code (rationals are pairs of integers).
+KINDS: dict[int, tuple[int, str]] = {
+    1: (1, "B"), 2: (1, "B"), 3: (2, "H"), 4: (4, "I"), 5: (8, "2I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"),
+    9: (4, "i"), 10: (8, "2i"), 11: (4, "f"), 12: (8, "d"), 13: (4, "I"), 16: (8, "Q"), 17: (8, "q"), 18: (8, "Q"),
+}  # fmt: skip
+SHORT, LONG, DOUBLE, LONG8 = 3, 4, 12, 16
+
+
+def damaged(what: str) -> ImageError:
+    """Make the error for a file that is broken."""
+    return ImageError(f"damaged TIFF: {what}", hint=SKIP_HINT)
+
+
+def unsupported(layout: str) -> ImageError:
+    """Make the error for a sound file of a layout that could not be given back."""
+    return ImageError(f"TIFF layout that cannot be given back: {layout}", hint=SKIP_HINT)
+
+
+class Entry(NamedTuple):
+    """One tag of a directory (a tuple, because a release makes millions of them)."""
+
+    kind: int
+    count: int
+    offset: int  # where the value's bytes begin
+    size_bytes: int
+    slot: int  # where the entry's value-or-offset field begins
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What distinguishes the four forms of TIFF: byte order, and classic or big.
+
+    Parameters
+    ----------
+    order : str
+        ``"<"`` or ``">"``, as in struct.
+    big : bool
+        BigTIFF: 64-bit offsets and counts.
+    """
+
+    order: str
+    big: bool
+
+    @property
+    def header_bytes(self) -> int:
+        """Length of the header."""
+        return 16 if self.big else 8
+
+    @property
+    def pointer(self) -> struct.Struct:
+        """An offset, which is also the value field of an entry."""
+        return struct.Struct(self.order + ("Q" if self.big else "I"))
+
+    @property
+    def count(self) -> struct.Struct:
+        """The number of entries in front of a directory."""
+        return struct.Struct(self.order + ("Q" if self.big else "H"))
+
+    @property
+    def entry(self) -> struct.Struct:
+        """One entry: tag, type, count, value or offset."""
+        return struct.Struct(self.order + ("HHQQ" if self.big else "HHII"))
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """One image file directory, its value ranges checked, its values read on demand."""
+
+    data: Buffer
+    form: Form
+    offset: int
+    end: int
+    next_offset: int
+    entries: dict[int, Entry]
+
+    def raw(self, tag: int) -> bytes | None:
+        """Bytes of a tag's value as they stand in the file, or None where the tag is absent."""
+        entry = self.entries.get(tag)
+        return None if entry is None else bytes(self.data[entry.offset : entry.offset + entry.size_bytes])
+
+    def values(self, tag: int) -> tuple[Any, ...]:
+        """Numbers of a tag; empty where the tag is absent or of an unknown type."""
+        entry = self.entries.get(tag)
+        if entry is None or entry.kind not in KINDS:
+            return ()
+        code = KINDS[entry.kind][1]
+        repeat = f"{entry.count}{code}" if len(code) == 1 else code * entry.count
+        return struct.unpack_from(self.form.order + repeat, self.data, entry.offset)
+
+    def integer(self, tag: int, default: int) -> int:
+        """First number of a tag, which must be a whole one."""
+        values = self.values(tag)
+        if not values:
+            return default
+        if not isinstance(values[0], int):
+            raise damaged(f"tag {tag} is not a whole number")
+        return values[0]
+
+    def integers(self, tag: int) -> npt.NDArray[np.int64]:
+        """All numbers of a tag as int64, without a Python object for each."""
+        entry = self.entries.get(tag)
+        if entry is None:
+            return np.empty(0, np.int64)
+        if entry.kind not in (SHORT, LONG, 13, LONG8, 18):
+            raise damaged(f"tag {tag} has type {entry.kind}, not a type of offsets or counts")
+        kind = np.dtype(f"{self.form.order}u{KINDS[entry.kind][0]}")
+        return np.frombuffer(self.data, kind, entry.count, entry.offset).astype(np.int64)
+
+    def text(self, tag: int) -> str | None:
+        """Text of a tag up to its first NUL, stripped, or None where the tag is absent."""
+        raw = self.raw(tag)
+        return None if raw is None else raw.split(b"\0", 1)[0].decode("latin-1").strip()
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Begin and end of the directory itself and of every value that lies outside it."""
+        inline = 8 if self.form.big else 4
+        values = [(e.offset, e.offset + e.size_bytes) for e in self.entries.values() if e.size_bytes > inline]
+        return [(self.offset, self.end), *values]
+
+
+def read_header(data: Buffer) -> tuple[Form, int]:
+    """Read the header.
+
+    Returns
+    -------
+    form : Form
+    offset : int
+        Of the first directory.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
+    if order is None or len(data) < 8:
+        raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT)
+    (magic,) = struct.unpack_from(order + "H", data, 2)
+    if magic == 42:
+        return Form(order, big=False), struct.unpack_from(order + "I", data, 4)[0]
+    if magic == 43 and len(data) >= 16 and struct.unpack_from(order + "HH", data, 4) == (8, 0):
+        return Form(order, big=True), struct.unpack_from(order + "Q", data, 8)[0]
+    raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT)
+
+
+def read_directory(data: Buffer, form: Form, offset: int) -> Directory:
+    """Read the directory at an offset; every value must lie inside the file."""
+    size, count, entry, pointer = len(data), form.count, form.entry, form.pointer
+    if offset < form.header_bytes or offset + count.size > size:
+        raise damaged(f"a directory at byte {offset}, outside the file of {size} bytes")
+    (length,) = count.unpack_from(data, offset)
+    first = offset + count.size
+    last = first + length * entry.size
+    if last + pointer.size > size:
+        raise damaged(f"a directory of {length} entries at byte {offset} runs over the end of the file ({size} bytes)")
+    entries: dict[int, Entry] = {}
+    slot = first + entry.size - pointer.size
+    for tag, kind, number, value in entry.iter_unpack(bytes(data[first:last])):
+        value_bytes = number * KINDS[kind][0] if kind in KINDS else 0
+        place = slot if value_bytes <= pointer.size else value
+        if place + value_bytes > size:
+            raise damaged(f"the value of tag {tag} ({value_bytes} bytes at byte {place}) lies outside the file")
+        if tag in entries:
+            raise damaged(f"tag {tag} stands twice in one directory")
+        entries[tag] = Entry(kind, number, place, value_bytes, slot)
+        slot += entry.size
+    return Directory(data, form, offset, last + pointer.size, pointer.unpack_from(data, last)[0], entries)
+
+
+def read_first_directory(data: Buffer) -> Directory:
+    """Read the directory of the first image."""
+    form, offset = read_header(data)
+    return read_directory(data, form, offset)
+
+
+def iter_later_directories(first: Directory) -> Iterator[Directory]:
+    """Read the directories behind the first one: further pages, overviews, masks; loops are refused."""
+    seen = {first.offset}
+    offset = first.next_offset
+    while offset:
+        if offset in seen or len(seen) >= LIMIT_DIRECTORIES:
+            raise damaged("the directories form a loop")
+        seen.add(offset)
+        directory = read_directory(first.data, first.form, offset)
+        yield directory
+        offset = directory.next_offset

@@ -1,0 +1,128 @@
+"""The words that all floors share: frozen values, checked once at birth.
+
+Source of the vocabulary: the release format (pairs of image and label) and ``docs/format.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Task = Literal["classification", "object_detection", "segmentation"]
+TASKS: tuple[Task, ...] = ("classification", "object_detection", "segmentation")
+
+LabelCoords = Literal["pixel", "geographic"]
+"""What the coordinates of a release's labels are, for its georeferenced samples."""
+
+Fidelity = Literal["exact", "equivalent", "decoded"]
+"""How an image comes back: the same bytes; the same pixels, tags and layout; the same decoded pixels."""
+
+Affine6 = tuple[float, float, float, float, float, float]
+"""``(a, b, c, d, e, f)``: x = a * column + b * row + c, y = d * column + e * row + f, pixel corners."""
+
+LabelKind = Literal["flags", "objects", "name", "empty"]
+"""The form of one label: ``{class: 0/1}``, ``{class: [objects]}``, ``"class"``, or ``{}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a reader of the release should know, but that does not stop a conversion."""
+
+    rule: str
+    message: str
+    where: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the finding as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledObject:
+    """One labelled object, in the coordinates of its label file.
+
+    ``geometry`` is ISO WKB (Polygon or MultiPolygon), ``bounds`` its (minx, miny, maxx, maxy); ``is_box`` tells
+    whether it is an axis-aligned rectangle.
+    """
+
+    class_name: str
+    ordinal: int
+    geometry: bytes
+    bounds: tuple[float, float, float, float]
+    is_box: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What one label file says: its footprint, the classes it names, and its objects."""
+
+    kind: LabelKind
+    declared: tuple[str, ...]
+    present: tuple[str, ...]
+    objects: tuple[LabelledObject, ...]
+    footprint: bytes | None
+    footprint_bounds: tuple[float, float, float, float] | None
+    flags: tuple[str, ...]
+
+    @property
+    def objects_bounds(self) -> tuple[float, float, float, float] | None:
+        """The box around all objects, in the label's own coordinates; None without objects."""
+        if not self.objects:
+            return None
+        minx, miny, maxx, maxy = zip(*(o.bounds for o in self.objects), strict=True)
+        return min(minx), min(miny), max(maxx), max(maxy)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHalf:
+    """One half of a pair: all that is known of an image file besides its pixels.
+
+    ``digest`` is the SHA-256 of the file, ``pixel_digest`` that of its pixels (band, y, x; little-endian) where the file
+    does not come back byte for byte. ``envelope`` is what the file is besides its pixels.
+    """
+
+    id: str
+    member: str
+    ordinal: int
+    height: int
+    width: int
+    crs: str | None
+    transform: Affine6 | None
+    nodata: str | None
+    digest: bytes
+    pixel_digest: bytes | None
+    fidelity: Fidelity
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LabelHalf:
+    """The other half of a pair: a label file as it was read, and what it says."""
+
+    id: str
+    member: str
+    ordinal: int
+    data: bytes
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class LabelOptions:
+    """How a release's labels are to be read; the defaults are the release format's own."""
+
+    label_field: str | None = None
+    default_label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The parts of ``meta.json`` that vedastore itself uses; the file is kept whole beside it."""
+
+    name: str | None = None
+    version: str | None = None
+    task: Task | None = None
+    classes: tuple[str, ...] = ()
+    declared: Mapping[str, object] | None = None

@@ -1,0 +1,172 @@
+"""A release becomes a store: one pass over its bytes, shards as they fill, rows at the end, one commit."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version as library_version
+from typing import TYPE_CHECKING, Any, Final
+
+from vedastore.exchange.release import ReleaseReader
+from vedastore.io.objects import open_objects
+from vedastore.ops.decisions import Decisions, FlagCount, decide
+from vedastore.ops.intake import Intake, read_batch
+from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
+from vedastore.spec import arrays, keys
+from vedastore.spec import release as rules
+from vedastore.spec.root import Bucket, Version, dump_json
+from vedastore.store.commit import Write
+from vedastore.store.ledger import Ledger
+from vedastore.store.rows import plan_rows
+from vedastore.store.tables import TableWriter
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable
+
+    from vedastore.ops.options import ConvertOptions
+    from vedastore.spec.root import IndexFile
+
+BATCH_BYTES: Final = 2 * 2**20
+BATCH_MEMBERS: Final = 64
+_LIBRARIES: Final = ("vedastore", "imagecodecs", "numcodecs", "pyarrow", "pyproj", "rasterio", "zstandard")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertReport:
+    """What a conversion did: the store's place, the version that it committed, the members that are no pair's."""
+
+    store: str
+    version: Version
+    kept_members: tuple[str, ...]
+
+
+def convert(
+    source: str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    options: ConvertOptions,
+    *,
+    workers: int | None = None,
+    client: Any = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> ConvertReport:
+    """Convert one release; nothing is visible in the store before all of it has been read and checked.
+
+    ``progress`` is called with the bytes of the archive that were read, and its size.
+    """
+    reader = ReleaseReader(source, progress)
+    with Write(open_objects(store), overwrite=options.mode == "overwrite") as write, Ledger() as ledger:
+        with open_executor(workers, client) as executor, Intake(write, ledger, options, reader.where) as intake:
+            members = ((member, len(member.data)) for member in reader.iter_members())
+            batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
+            for outcomes in map_ordered(executor, partial(read_batch, options=options, where=reader.where), batches):
+                for outcome in outcomes:
+                    intake.take(outcome)
+            buckets = intake.finish()
+        decisions = decide(ledger, options, reader.where)
+        version = _write_index(write, ledger, decisions, buckets, options, reader)
+        _write_metadata(write, buckets)
+        write.commit(version)
+    return ConvertReport(write.objects.url, version, decisions.kept_members)
+
+
+def _write_index(
+    write: Write,
+    ledger: Ledger,
+    decisions: Decisions,
+    buckets: dict[str, Bucket],
+    options: ConvertOptions,
+    reader: ReleaseReader,
+) -> Version:
+    """Write the three tables row group by row group, and describe the version that they make."""
+    fidelity, flags = {"exact": 0, "equivalent": 0, "decoded": 0}, FlagCount()
+    with TableWriter("samples") as samples, TableWriter("features") as features, TableWriter("members") as members:
+        for pairs in ledger.iter_pairs():
+            sample_rows, feature_rows = plan_rows(pairs, decisions.label_coords)
+            samples.append(sample_rows)
+            features.append(feature_rows)
+            for pair, flagged in zip(pairs, sample_rows["flags"], strict=True):
+                fidelity[pair.fidelity] += 1
+                flags.add(pair.id, flagged)
+        for ordinal, name, kind, data in ledger.iter_members():
+            members.append({"name": [name], "ordinal": [ordinal], "kind": [kind], "data": [data]})
+        index: dict[str, IndexFile] = {w.table: w.finish(write) for w in (samples, features, members)}
+        bounds = samples.bounds
+    return Version(
+        version=options.version or decisions.meta.version or "1",
+        parent=None,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        name=options.name or decisions.meta.name or _stem(reader.where),
+        task=decisions.task,
+        classes=decisions.classes,
+        label_coords=decisions.label_coords,
+        samples=decisions.samples,
+        features=index["features"].rows,
+        bounds=bounds,
+        fidelity=fidelity,
+        index=index,
+        buckets=buckets,
+        content=_content(ledger),
+        source=_provenance(reader, options),
+        skipped=tuple(ledger.rejected()),
+        findings=tuple(f.to_dict() for f in (*decisions.findings, *flags.findings())),
+    )
+
+
+def _write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:
+    """Write the Zarr metadata of every group and array below the root."""
+    write.put(keys.chips_metadata(), [dump_json(arrays.group_metadata())])
+    for name, bucket in buckets.items():
+        for key, document in arrays.bucket_documents(name, bucket.spec, bucket.rows).items():
+            write.put(key, [dump_json(document)])
+
+
+def _content(ledger: Ledger) -> dict[str, str]:
+    """Return hashes of what the release holds, the same however it was packed.
+
+    ``samples`` covers ids, image files and label files, ``members`` the names and bytes of all other files, ``all`` both;
+    the order of members, the top folder and the container do not count.
+    """
+    samples = (_record(i.encode(), digest, _sha256(label)) for i, digest, label in ledger.iter_contents())
+    members = sorted(
+        _record(rules.classify(name).path.encode(), _sha256(data))
+        for _, name, kind, data in ledger.iter_members()
+        if kind != "directory"
+    )
+    parts = {"samples": _digest(samples), "members": _digest(members)}
+    return {**parts, "all": _digest(p.encode() for p in parts.values())}
+
+
+def _record(*fields: bytes) -> bytes:
+    return b"".join(struct.pack("<Q", len(f)) + f for f in fields)
+
+
+def _digest(records: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(record)
+    return digest.hexdigest()
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _provenance(reader: ReleaseReader, options: ConvertOptions) -> dict[str, Any]:
+    return {
+        "url": reader.url,
+        "bytes": reader.size_bytes,
+        "sha256": reader.sha256,
+        "options": {k: v for k, v in asdict(options).items() if v is not None},
+        "libraries": {name: library_version(name) for name in _LIBRARIES},
+    }
+
+
+def _stem(where: str) -> str:
+    for suffix in (".tar.gz", ".tgz", ".tar"):
+        if where.lower().endswith(suffix):
+            return where[: -len(suffix)]
+    return where

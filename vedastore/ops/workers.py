@@ -1,0 +1,98 @@
+"""Who does the work: threads of this process, or the workers of a Dask cluster. Results come back in order."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from vedastore.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor, Future
+
+IN_FLIGHT_BYTES: Final = 96 * 2**20
+"""Raw bytes that may wait for a worker or for their turn at a time."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def count_workers(workers: int | None) -> int:
+    """Return how many threads to use: as told, or one for each core that this process may use."""
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < 1:
+        raise UsageError(f"workers must be at least 1, not {workers}")
+    return workers
+
+
+@contextmanager
+def open_executor(workers: int | None = None, client: Any = None) -> Iterator[Executor]:
+    """Give the executor of a Dask client (the one named, or the active one), or else threads."""
+    client = client if client is not None else _active_client()
+    if client is not None:
+        yield client.get_executor(pure=False)
+        return
+    with ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore") as executor:
+        yield executor
+
+
+def _active_client() -> Any:
+    """Return the Dask client that is active in this process; nothing is imported to find out."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        return distributed.get_client()
+    except ValueError:
+        return None
+
+
+def map_ordered(
+    executor: Executor,
+    function: Callable[[Item], Result],
+    items: Iterable[tuple[Item, int]],
+    limit_bytes: int = IN_FLIGHT_BYTES,
+) -> Iterator[Result]:
+    """Yield ``function(item)`` for (item, bytes) pairs in their order, with at most ``limit_bytes`` in flight.
+
+    An item larger than the limit is in flight alone. When the consumer stops, what has not begun is cancelled.
+    """
+    pending: deque[tuple[Future[Result], int]] = deque()
+    in_flight = 0
+    try:
+        for item, size in items:
+            while pending and in_flight + size > limit_bytes:
+                future, done = pending.popleft()
+                in_flight -= done
+                yield future.result()
+            pending.append((executor.submit(function, item), size))
+            in_flight += size
+            while pending and pending[0][0].done():
+                future, done = pending.popleft()
+                in_flight -= done
+                yield future.result()
+        while pending:
+            yield pending.popleft()[0].result()
+    finally:
+        for future, _ in pending:
+            future.cancel()
+
+
+def batched_bytes(items: Iterable[tuple[Item, int]], limit_bytes: int, limit_items: int) -> Iterator[tuple[list[Item], int]]:
+    """Group (item, bytes) pairs into lists that reach one of the limits, with the bytes of each list."""
+    batch: list[Item] = []
+    total = 0
+    for item, size in items:
+        batch.append(item)
+        total += size
+        if total >= limit_bytes or len(batch) >= limit_items:
+            yield batch, total
+            batch, total = [], 0
+    if batch:
+        yield batch, total

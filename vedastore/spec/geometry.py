@@ -1,0 +1,169 @@
+"""GeoJSON geometries as WKB, and the transform that a footprint gives an image. Pure rules, no I/O.
+
+Sources: https://www.rfc-editor.org/rfc/rfc7946 (GeoJSON), OGC 06-103r4 section 8 (WKB; ISO codes for 3D).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from vedastore.errors import LabelError
+from vedastore.model import Affine6
+
+Bounds = tuple[float, float, float, float]
+_RING_MIN: Final = 4
+_BOX_LENGTH: Final = 4
+_POLYGON, _MULTIPOLYGON, _ISO_Z = 3, 6, 1000
+SKEW_LIMIT_PX: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One geometry: ISO WKB, (minx, miny, maxx, maxy), whether it is an axis-aligned box, and what is odd about it."""
+
+    wkb: bytes
+    bounds: Bounds
+    is_box: bool
+    flags: frozenset[str]
+
+
+def parse_geometry(value: Any, where: str) -> Shape:
+    """Read a GeoJSON Polygon or MultiPolygon, coordinates exactly as given.
+
+    Rings that are not closed are closed in the WKB and flagged ``unclosed_ring``.
+    """
+    if not isinstance(value, dict):
+        raise LabelError(f"a geometry is {_kind(value)}, not a GeoJSON object", where=where)
+    kind, coordinates = value.get("type"), value.get("coordinates")
+    if kind == "Polygon":
+        polygons = [coordinates]
+    elif kind == "MultiPolygon":
+        polygons = _list(coordinates, "MultiPolygon coordinates", where)
+    else:
+        raise LabelError(f"a geometry is of type {kind!r}, not Polygon or MultiPolygon", where=where)
+    flags: set[str] = set()
+    rings = [[_ring(r, flags, where) for r in _list(p, "polygon coordinates", where)] for p in polygons]
+    dimensions = {r.shape[1] for p in rings for r in p}
+    if len(dimensions) != 1:
+        raise LabelError("a geometry mixes two and three dimensions", where=where)
+    z = _ISO_Z if dimensions == {3} else 0
+    parts = [_polygon_wkb(p, z) for p in rings]
+    wkb = parts[0] if kind == "Polygon" else struct.pack("<BII", 1, _MULTIPOLYGON + z, len(parts)) + b"".join(parts)
+    return Shape(wkb, _bounds([p[0] for p in rings]), len(rings) == 1 and _is_box(rings[0]), frozenset(flags))
+
+
+def parse_box(value: list[Any], where: str) -> Shape:
+    """Read a box ``[minx, miny, maxx, maxy]`` as a polygon."""
+    numbers = _array(value, where)
+    if numbers.shape != (_BOX_LENGTH,):
+        raise LabelError(f"a box has {len(value)} numbers, not four", where=where)
+    minx, miny, maxx, maxy = (float(n) for n in numbers)
+    if minx > maxx or miny > maxy:
+        raise LabelError(f"a box has its minimum above its maximum: {value}", where=where)
+    ring = np.array([(minx, miny), (maxx, miny), (maxx, maxy), (minx, maxy), (minx, miny)])
+    return Shape(_polygon_wkb([ring], 0), (minx, miny, maxx, maxy), is_box=True, flags=frozenset())
+
+
+def _ring(value: Any, flags: set[str], where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    points = _array(_list(value, "a ring", where), where)
+    if points.ndim != 2 or points.shape[1] not in {2, 3}:  # noqa: PLR2004 - a position has two or three numbers
+        raise LabelError("a ring is not a list of positions of two or three numbers", where=where)
+    if not np.array_equal(points[0], points[-1]):
+        flags.add("unclosed_ring")
+        points = np.concatenate([points, points[:1]])
+    if len(points) < _RING_MIN:
+        raise LabelError(f"a ring has {len(points)} positions, fewer than four", where=where)
+    return points
+
+
+def _array(value: list[Any], where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    try:
+        raw = np.array(value)
+        numbers = raw.astype("<f8") if raw.dtype.kind in "iuf" else None
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        numbers = None
+    if numbers is None or not np.isfinite(numbers).all():
+        raise LabelError("coordinates are not all finite numbers of one shape", where=where)
+    return numbers
+
+
+def _polygon_wkb(rings: list[np.ndarray[Any, np.dtype[np.float64]]], z: int) -> bytes:
+    head = struct.pack("<BII", 1, _POLYGON + z, len(rings))
+    return head + b"".join(struct.pack("<I", len(r)) + r.tobytes() for r in rings)
+
+
+def _bounds(outer: list[np.ndarray[Any, np.dtype[np.float64]]]) -> Bounds:
+    points = np.concatenate([r[:, :2] for r in outer])
+    (minx, miny), (maxx, maxy) = points.min(0).tolist(), points.max(0).tolist()
+    return minx, miny, maxx, maxy
+
+
+def _is_box(rings: list[np.ndarray[Any, np.dtype[np.float64]]]) -> bool:
+    """Tell whether one ring of five positions runs around an axis-aligned rectangle."""
+    if len(rings) != 1 or len(rings[0]) != _RING_MIN + 1:
+        return False
+    x, y = rings[0][:, 0].tolist(), rings[0][:, 1].tolist()
+    turns = [(x0 == x1) != (y0 == y1) for (x0, x1), (y0, y1) in zip(pairwise(x), pairwise(y), strict=True)]
+    return all(turns) and len(set(zip(x, y, strict=True))) == _BOX_LENGTH and len(set(x)) == len(set(y)) == 2  # noqa: PLR2004
+
+
+def _list(value: Any, what: str, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise LabelError(f"{what} is {_kind(value)}, not a list with something in it", where=where)
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "empty" if value in ([], {}, "") else f"of type {type(value).__name__}"
+
+
+def footprint_transform(wkb: bytes, height: int, width: int) -> tuple[Affine6 | None, frozenset[str]]:
+    """Derive the transform that puts an image of (height, width) px on its footprint, a polygon of four corners.
+
+    Returns the six numbers and what is odd: ``footprint_skewed`` where the corners are no exact parallelogram (the
+    transform is then the least-squares one, at most half a pixel off), ``footprint_not_rectangle`` with no transform
+    where they are not four or further off than that. The corner in the north-west is the image's first pixel.
+    """
+    corners = _corners(wkb)
+    if corners is None:
+        return None, frozenset({"footprint_not_rectangle"})
+    minx, miny, maxx, maxy = (*corners.min(0), *corners.max(0))
+    upright = np.array([(minx, maxy), (maxx, maxy), (maxx, miny), (minx, miny)])
+    orders = [np.roll(c, -k, axis=0) for c in (corners, corners[::-1]) for k in range(4)]
+    best = min(orders, key=lambda c: float(((c - upright) ** 2).sum()))
+    if np.array_equal(best, upright):
+        return ((maxx - minx) / width, 0.0, minx, 0.0, (miny - maxy) / height, maxy), frozenset()
+    along = (best[1] - best[0] + best[2] - best[3]) / 2
+    down = (best[3] - best[0] + best[2] - best[1]) / 2
+    origin = best.mean(0) - (along + down) / 2
+    off_px = float(np.abs(best[0] - origin).max()) / _pixel_size(along / width, down / height)
+    if not off_px <= SKEW_LIMIT_PX:
+        return None, frozenset({"footprint_not_rectangle"})
+    a, d = (along / width).tolist()
+    b, e = (down / height).tolist()
+    c, f = origin.tolist()
+    return (a, b, c, d, e, f), frozenset({"footprint_skewed"} if off_px > 1e-6 else ())  # noqa: PLR2004
+
+
+def _pixel_size(*steps: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    return min(math.hypot(*s.tolist()) for s in steps) or math.nan
+
+
+def _corners(wkb: bytes) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Return the four corners (x, y) of a polygon, or of the only polygon of a MultiPolygon, in ring order."""
+    (kind,) = struct.unpack_from("<I", wkb, 1)
+    if kind % _ISO_Z == _MULTIPOLYGON:
+        if struct.unpack_from("<I", wkb, 5) != (1,):
+            return None
+        wkb = wkb[9:]
+    rings, points = struct.unpack_from("<II", wkb, 5)
+    if rings != 1:
+        return None
+    ring = np.frombuffer(wkb, "<f8", points * (3 if kind >= _ISO_Z else 2), 13).reshape(points, -1)[:-1, :2]
+    return np.array(ring) if len(np.unique(ring, axis=0)) == len(ring) == _BOX_LENGTH else None

@@ -1,0 +1,68 @@
+"""Every object key of a store, and the name of every table in it. Nothing else builds a key."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+ROOT: Final = "zarr.json"
+INCOMPLETE: Final = ".vedastore-incomplete"
+"""Stands while a first conversion is under way: what lies beside it belongs to no version."""
+
+CHIPS: Final = "chips"
+INDEX: Final = "index"
+ARRAY: Final = "image"
+TABLES: Final = ("samples", "features", "members")
+
+_BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9]+)?")
+_INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members)\.parquet")
+
+
+def bucket(dtype: str, bands: int, height: int, width: int, generation: int = 0) -> str:
+    """Name the bucket of one (dtype, bands, height, width).
+
+    A generation above 0 is a second life of the same shape, after an overwrite.
+
+    >>> bucket("uint8", 3, 256, 256), bucket("uint8", 3, 256, 256, 1)
+    ('uint8-3x256x256', 'uint8-3x256x256~1')
+    """
+    return f"{dtype}-{bands}x{height}x{width}" + (f"~{generation}" if generation else "")
+
+
+def is_bucket(name: str) -> bool:
+    """Tell whether a name is a bucket's: keys are built from names of a root document only after this check."""
+    return _BUCKET.fullmatch(name) is not None
+
+
+def is_index(key: str) -> bool:
+    """Tell whether a key is that of an index file."""
+    return _INDEX.fullmatch(key) is not None
+
+
+def chips_metadata() -> str:
+    """Key of the group of all buckets."""
+    return f"{CHIPS}/zarr.json"
+
+
+def bucket_metadata(name: str) -> str:
+    """Key of a bucket's group."""
+    return f"{CHIPS}/{name}/zarr.json"
+
+
+def array_metadata(name: str) -> str:
+    """Key of a bucket's array."""
+    return f"{CHIPS}/{name}/{ARRAY}/zarr.json"
+
+
+def shard(name: str, number: int) -> str:
+    """Key of a bucket's shard: only the sample axis is divided.
+
+    >>> shard("uint8-3x256x256", 7)
+    'chips/uint8-3x256x256/image/c/7/0/0/0'
+    """
+    return f"{CHIPS}/{name}/{ARRAY}/c/{number}/0/0/0"
+
+
+def table(write_id: str, name: str) -> str:
+    """Key of an index table of one write."""
+    return f"{INDEX}/{write_id}/{name}.parquet"

@@ -1,0 +1,188 @@
+"""The forms of a label, and what the labels of a whole release add up to. Pure rules, no I/O.
+
+Source: the Veda release format ("Label Formats", "Releases for Importing").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vedastore.errors import LabelError, ReleaseError
+from vedastore.model import Label, LabelCoords, LabelKind, LabelledObject, LabelOptions, Task
+from vedastore.spec.geometry import Bounds, Shape, parse_box, parse_geometry
+from vedastore.spec.release import class_name
+
+GEOGRAPHIC_AREA_SHARE: Final = 0.01
+"""A footprint that covers more of the pixel range than this makes labels that fit both ambiguous."""
+
+
+def parse_label(feature: Any, options: LabelOptions, where: str) -> Label:
+    """Read one label file, a GeoJSON Feature whose ``properties.label`` says what the chip shows.
+
+    Raises
+    ------
+    LabelError
+        With the place, for everything that is not a label of a known form.
+    """
+    if not isinstance(feature, dict):
+        raise LabelError("a label file is not a GeoJSON Feature", where=where)
+    if feature.get("type", "Feature") != "Feature":
+        raise LabelError(f"a label file is a GeoJSON {feature['type']!r}, not a Feature", where=where)
+    geometry = feature.get("geometry") or None
+    footprint = None if geometry is None else parse_geometry(geometry, f"{where}: geometry")
+    kind, flags_by_class, objects = _parse_value(_label_value(feature, options, where), f"{where}: label")
+    flags = set(footprint.flags) if footprint else set()
+    found = []
+    for name, shapes in objects.items():
+        for ordinal, shape in enumerate(shapes):
+            flags |= shape.flags
+            found.append(LabelledObject(name, ordinal, shape.wkb, shape.bounds, shape.is_box))
+    present = {n for n, flag in flags_by_class.items() if flag} | {n for n, shapes in objects.items() if shapes}
+    return Label(
+        kind=kind,
+        declared=tuple(sorted({*flags_by_class, *objects})),
+        present=tuple(sorted(present)),
+        objects=tuple(found),
+        footprint=footprint.wkb if footprint else None,
+        footprint_bounds=footprint.bounds if footprint else None,
+        flags=tuple(sorted(flags)),
+    )
+
+
+def _label_value(feature: dict[str, Any], options: LabelOptions, where: str) -> Any:
+    spellings = [k for k in ("properties", "Properties") if k in feature]
+    if len(spellings) > 1:
+        raise LabelError("a label file has both 'properties' and 'Properties'", where=where)
+    properties = (feature[spellings[0]] if spellings else None) or {}
+    if not isinstance(properties, dict):
+        raise LabelError("the properties of a label file are not a JSON object", where=where)
+    field = options.label_field or "label"
+    value = properties.get(field)
+    if value is None:
+        value = options.default_label
+    if value is None:
+        hint = "name another property with --label-field, or give --default-label"
+        raise LabelError(f"there is no label: properties have no {field!r}", where=where, hint=hint)
+    return value
+
+
+def _parse_value(value: Any, where: str) -> tuple[LabelKind, dict[str, bool], dict[str, list[Shape]]]:
+    """Return the form of a label, the flag of each class, and the objects of each class."""
+    if not isinstance(value, dict):
+        if isinstance(value, list):
+            raise LabelError("a label is a list, not {class: value} or a class", where=where)
+        return "name", {class_name(value, where): True}, {}
+    flags: dict[str, bool] = {}
+    objects: dict[str, list[Shape]] = {}
+    for key, item in value.items():
+        name = class_name(key, where)
+        if isinstance(item, list):
+            objects[name] = [_parse_object(o, f"{where}: {name}[{i}]") for i, o in enumerate(item)]
+        elif isinstance(item, bool | int | float) and item in {0, 1}:
+            flags[name] = bool(item)
+        else:
+            raise LabelError(f"class {name!r} has the value {_short(item)}, not 0, 1 or a list of objects", where=where)
+    if flags and objects:
+        raise LabelError("a label has both 0/1 values and lists of objects", where=where)
+    return ("flags" if flags else "objects" if objects else "empty"), flags, objects
+
+
+def _parse_object(item: Any, where: str) -> Shape:
+    if isinstance(item, list):
+        return parse_box(item, where)
+    if isinstance(item, dict) and item.get("type") == "Feature":
+        return parse_geometry(item.get("geometry"), where)
+    return parse_geometry(item, where)
+
+
+def check_task(task: Task, kind: LabelKind, where: str) -> None:
+    """Refuse a label whose form does not belong to the release's task."""
+    wrong = "objects" if task == "classification" else "flags"
+    if kind == wrong:
+        form = "lists of objects" if kind == "objects" else "0/1 values"
+        hint = "name the task with task= or --task if meta.json is wrong"
+        raise LabelError(f"the label has {form}, but the task is {task}", where=where, hint=hint)
+
+
+def infer_task(kinds: set[LabelKind], *, only_boxes: bool, where: str) -> Task:
+    """Tell the task from the forms of all labels: flags or names, boxes alone, or other polygons."""
+    if "objects" in kinds:
+        return "object_detection" if only_boxes else "segmentation"
+    if kinds & {"flags", "name"}:
+        return "classification"
+    hint = "name it with task= or --task"
+    raise ReleaseError("the task cannot be told: there is no meta.json and every label is empty", where=where, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinateEvidence:
+    """What the object coordinates of one georeferenced sample fit."""
+
+    id: str
+    pixel: bool
+    geographic: bool
+
+
+def weigh(sample_id: str, objects: Bounds, footprint: Bounds, height: int, width: int) -> CoordinateEvidence:
+    """Compare the box around a sample's objects with the chip in pixels and with its footprint in degrees.
+
+    An object may reach over the chip's edge, so both are widened by their own size on every side. Degrees are often
+    small positive numbers, which lie in the pixel range too; only the footprint, a speck in that range, decides: what
+    fits it is geographic, unless the footprint itself covers more than a hundredth of the pixel range.
+    """
+    pixel = _fits(objects, (0.0, 0.0, float(width), float(height)))
+    geographic = _fits(objects, footprint)
+    if pixel and geographic:
+        area = (footprint[2] - footprint[0]) * (footprint[3] - footprint[1])
+        pixel = area > GEOGRAPHIC_AREA_SHARE * width * height
+    return CoordinateEvidence(sample_id, pixel, geographic)
+
+
+def _fits(inner: Bounds, outer: Bounds) -> bool:
+    margin_x, margin_y = outer[2] - outer[0], outer[3] - outer[1]
+    return (
+        inner[0] >= outer[0] - margin_x
+        and inner[1] >= outer[1] - margin_y
+        and inner[2] <= outer[2] + margin_x
+        and inner[3] <= outer[3] + margin_y
+    )
+
+
+class CoordinateDecision:
+    """Adds up the evidence of all samples, in bounded memory, and decides once for the release."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, list[str]] = {"pixel": [], "geographic": [], "both": [], "neither": []}
+
+    def add(self, evidence: CoordinateEvidence) -> None:
+        """Count one sample; a few ids of each verdict are kept for the message."""
+        verdict = {(True, True): "both", (True, False): "pixel", (False, True): "geographic", (False, False): "neither"}
+        examples = self._samples[verdict[evidence.pixel, evidence.geographic]]
+        if len(examples) < 3:  # noqa: PLR2004 - three names are enough for a message
+            examples.append(evidence.id)
+
+    def decide(self, where: str) -> LabelCoords | None:
+        """Return what the coordinates are; None where no sample has any.
+
+        Raises
+        ------
+        ReleaseError
+            When the evidence is mixed, fits both, or fits neither.
+        """
+        found = {verdict: ids for verdict, ids in self._samples.items() if ids}
+        if not found:
+            return None
+        if "pixel" in found and "geographic" not in found:
+            return "pixel"
+        if "geographic" in found and "pixel" not in found:
+            return "geographic"
+        told = "; ".join(f"{verdict}: samples {', '.join(ids)}" for verdict, ids in found.items())
+        reason = "are mixed" if "pixel" in found else "fit both" if "both" in found else "fit neither"
+        hint = "say which with label_coords= or --label-coords pixel|geographic"
+        raise ReleaseError(f"label coordinates {reason} pixels and degrees ({told})", where=where, hint=hint)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004

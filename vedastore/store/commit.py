@@ -1,0 +1,104 @@
+"""The only compare-and-swap: how a new root document becomes the store.
+
+Everything that the new root names is written first, under keys that no version names, and is durable. Then one object is
+swapped. A refused swap may be our own that landed after a hidden retry, so the root is read back before deciding.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.spec import keys
+from vedastore.spec.root import Root, Version, dump_root, parse_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from vedastore.io.objects import LocalObjects
+
+
+def read_root(objects: LocalObjects) -> tuple[Root, str] | None:
+    """Return a store's root document and its tag; None where there is none."""
+    tagged = objects.read_tagged(keys.ROOT)
+    return None if tagged is None else (parse_root(tagged[0], f"{objects.url}/{keys.ROOT}"), tagged[1])
+
+
+class Write:
+    """One write to a store, from its first object to the commit.
+
+    A context manager: leaving it without a commit removes every object that was written. ``overwrite`` replaces the
+    versions of an existing store; without it an existing store is a conflict.
+    """
+
+    def __init__(self, objects: LocalObjects, *, overwrite: bool = False) -> None:
+        self.objects = objects
+        self.write_id = uuid.uuid4().hex
+        self._overwrite = overwrite
+        self._base: tuple[Root, str] | None = None
+        self._written: list[str] = []
+        self._landed = False
+        self._claim = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._base = read_root(self.objects)
+        if self._base is None:
+            self._claim.enter_context(self.objects.claim(keys.INCOMPLETE, (keys.CHIPS, keys.INDEX)))
+        elif not self._overwrite:
+            hint = "use mode='overwrite' or --overwrite to replace it"
+            raise ConflictError("there is a store already", where=self.objects.url, hint=hint)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._base is not None and not self._landed and not isinstance(error, UnknownOutcomeError):
+            for key in self._written:
+                self.objects.delete(key)
+        self._claim.__exit__(kind, error, traceback)
+
+    @property
+    def taken_buckets(self) -> frozenset[str]:
+        """Names of buckets that committed versions have; their rows are immutable."""
+        return frozenset(self._base[0].buckets()) if self._base else frozenset()
+
+    def put(self, key: str, parts: Iterable[bytes]) -> int:
+        """Write one object, durable on return; give its bytes. May be called from any thread."""
+        if self._base is None or self.objects.size(key) is None:
+            self._written.append(key)
+        return self.objects.write(key, parts)
+
+    def commit(self, version: Version) -> Root:
+        """Publish the version as the store's only one; return the root document.
+
+        Raises
+        ------
+        ConflictError
+            Another writer was first.
+        UnknownOutcomeError
+            The swap failed on the way, and the root may be ours.
+        """
+        root = Root(self.write_id, (version,))
+        try:
+            self.objects.swap(keys.ROOT, dump_root(root), self._base[1] if self._base else None)
+        except ConflictError:
+            if not self._is_ours():
+                raise
+        except StoreError as error:
+            if self._is_ours():
+                hint = "verify the store before using it"
+                raise UnknownOutcomeError(f"the commit may not be durable: {error.message}", where=error.where, hint=hint) from error
+            raise
+        self._landed = True
+        return root
+
+    def _is_ours(self) -> bool:
+        try:
+            current = read_root(self.objects)
+        except StoreError as error:
+            message = f"the commit failed, and the root cannot be read back: {error.message}"
+            raise UnknownOutcomeError(message, where=error.where) from error
+        return current is not None and current[0].write_id == self.write_id
