@@ -119,7 +119,8 @@ def sniff(head: bytes) -> Literal["gzip", "tar", "unknown"]:
 def iter_members(read: Callable[[int], bytes], where: str, limits: ArchiveLimits = DEFAULT_LIMITS) -> Iterator[Member]:
     """Iterate over the members of a tar stream, and check that it ends as it must.
 
-    Memory is bounded by one member. The stream is read to its very end, so that what checks itself there (gzip) has.
+    Memory is bounded by twice the largest member. The stream is read to its very end, so that a stream which checks
+    itself there, as gzip does, has done so.
 
     Parameters
     ----------
@@ -263,14 +264,13 @@ class _Tar:
         """Read exactly ``size`` bytes, and hold no more than the stream really gives."""
         data = self._read(min(size, _READ_BYTES)) if size else b""
         if len(data) < size:
-            parts = [data]
-            missing = size - len(data)
-            while missing and parts[-1]:
-                parts.append(self._read(min(missing, _READ_BYTES)))
-                missing -= len(parts[-1])
-            if missing:
+            gathered = bytearray(data)  # not a list: pieces of a few bytes each would cost far more than they hold
+            while data and (missing := size - len(gathered)):
+                data = self._read(min(missing, _READ_BYTES))
+                gathered += data
+            if len(gathered) < size:
                 raise ArchiveError("the archive ends without its end marker: it was cut short", where=self._where)
-            data = b"".join(parts)
+            data = bytes(gathered)
         self._offset += size
         return data
 

@@ -63,7 +63,11 @@ class GzipReader:
         ------
         ArchiveError
             Not gzip, damaged, cut short, or followed by other data.
+        ValueError
+            ``size`` below 1.
         """
+        if size < 1:
+            raise ValueError(f"size must be at least 1, not {size}")
         while member := self._member or self._next_member():
             feed = self._next_feed() if member.needs_input else b""
             try:

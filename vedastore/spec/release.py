@@ -135,3 +135,30 @@ def check_bounds(document: Any, samples: int, where: str) -> list[Finding]:
 
 def _text(value: object) -> str | None:
     return None if value is None or value == "" else str(value)
+
+
+def import_request(
+    name: str,
+    task: Task,
+    dtype: str,
+    shape: tuple[int, int, int],
+    meta: bytes | None,
+    options: dict[str, Any],
+    archive: str,
+) -> dict[str, Any]:
+    """Return the body of a bulk-import request for an exported archive; ``shape`` is (band, y, x).
+
+    ``s3path`` is the archive's name: it has to be put in front of the bucket that it is uploaded to.
+    """
+    declared = json.loads(meta) if meta else {}
+    metadata = {
+        "name": name,
+        "description": declared.get("description", name),
+        "dtype": dtype,
+        "imshape": list(shape),
+        "mltype": task,
+        "public": bool(declared.get("public", False)),
+        "sensors": [declared["source"]] if declared.get("source") else [],
+    }
+    chosen = {"default_label": options.get("default_label"), "label_field": options.get("label_field"), "s3path": archive}
+    return {"metadata": metadata, "options": chosen}

@@ -7,12 +7,12 @@ conversion, and is gone with it.
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
+
+from vedastore.store.scratch import open_scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 256
 _SCHEMA: Final = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = FILE;
 CREATE TABLE images (id TEXT PRIMARY KEY, member TEXT, ordinal INTEGER, bucket TEXT, row INTEGER, height INTEGER,
     width INTEGER, crs TEXT, transform TEXT, nodata TEXT, digest BLOB, pixel_digest BLOB, fidelity TEXT, envelope BLOB);
 CREATE TABLE labels (id TEXT PRIMARY KEY, member TEXT, ordinal INTEGER, data BLOB, kind TEXT, declared TEXT, present TEXT,
@@ -86,18 +85,14 @@ class Ledger:
     """Takes images and labels in any order; gives pairs in the order of the images."""
 
     def __init__(self) -> None:
-        descriptor, self._path = tempfile.mkstemp(prefix="vedastore-", suffix=".sqlite")
-        os.close(descriptor)
-        self._db = sqlite3.connect(self._path, isolation_level=None)
-        self._db.executescript(_SCHEMA)
-        self._db.execute("BEGIN")
+        self._stack = ExitStack()
+        self._db = self._stack.enter_context(open_scratch(_SCHEMA))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
-        os.unlink(self._path)  # noqa: PTH108
+        self._stack.close()
 
     def add_image(self, image: ImageHalf, bucket: str, row: int) -> str | None:
         """Add an image; return the member that has its id already, if one has, and add nothing then."""

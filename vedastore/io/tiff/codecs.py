@@ -89,14 +89,14 @@ def _each(encode: Callable[[Bytes], bytes]) -> Encoder:
 
 
 def _zlib(level: int) -> Encoder:
-    return _each(lambda raw: zlib.compress(raw, level))
+    return _each(lambda raw: zlib.compress(raw.data, level))
 
 
 def _libdeflate(level: int) -> Encoder:
     def encode(raw: Bytes) -> bytes:
         import imagecodecs
 
-        return bytes(imagecodecs.deflate_encode(raw, level=level))
+        return bytes(imagecodecs.deflate_encode(raw.tobytes(), level=level))
 
     return _each(encode)
 
@@ -104,7 +104,7 @@ def _libdeflate(level: int) -> Encoder:
 def _lzw(raw: Bytes) -> bytes:
     import imagecodecs
 
-    return bytes(imagecodecs.lzw_encode(raw))
+    return bytes(imagecodecs.lzw_encode(raw.tobytes()))
 
 
 def _packbits(raws: Sequence[Bytes], layout: Layout) -> Iterator[bytes]:
@@ -142,7 +142,7 @@ def _lzma(*, delta: bool) -> Encoder:
 def _lzma_imagecodecs(raw: Bytes) -> bytes:
     import imagecodecs
 
-    return bytes(imagecodecs.lzma_encode(raw.data))
+    return bytes(imagecodecs.lzma_encode(raw.tobytes()))
 
 
 def _gdal(name: str) -> Encoder:

@@ -6,9 +6,10 @@ import numpy as np
 
 from vedastore.io.tiff.image import Image, parse_image, read_pixels
 from vedastore.io.tiff.layout import STRIP_COUNTS, STRIP_OFFSETS, TILE_COUNTS, TILE_OFFSETS
-from vedastore.io.tiff.structure import Directory, iter_later_directories
+from vedastore.io.tiff.structure import ASCII, Directory, iter_later_directories
 
 PLACES = frozenset({STRIP_OFFSETS, STRIP_COUNTS, TILE_OFFSETS, TILE_COUNTS})
+SHOWN = 8  # numbers of a long tag in a message
 
 
 def differences(a: bytes, b: bytes) -> list[str]:
@@ -56,8 +57,8 @@ def _tag_differences(one: Directory, other: Directory) -> list[str]:
             found.append(f"tag {tag} only in the {'first' if tag in one.entries else 'second'} file")
             continue
         x, y = one.entries[tag], other.entries[tag]
-        if (x.kind, x.count) != (y.kind, y.count):
-            found.append(f"tag {tag}: type {x.kind} x {x.count} against type {y.kind} x {y.count}")
+        if (x.kind, x.number) != (y.kind, y.number):
+            found.append(f"tag {tag}: type {x.kind} x {x.number} against type {y.kind} x {y.number}")
         elif one.values(tag) != other.values(tag) and one.raw(tag) != other.raw(tag):
             found.append(f"tag {tag}: {_short(one, tag)} against {_short(other, tag)}")
     return found
@@ -65,7 +66,7 @@ def _tag_differences(one: Directory, other: Directory) -> list[str]:
 
 def _short(directory: Directory, tag: int) -> str:
     entry = directory.entries[tag]
-    if entry.kind == 2:
+    if entry.kind == ASCII:
         return repr(directory.text(tag) or "")[:80]
     values = directory.values(tag)
-    return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    return ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")

@@ -47,7 +47,7 @@ def with_changes(data: Buffer, directory: Directory, changes: dict[int, Value | 
         value = changes.get(tag)
         if value is None:
             entry = directory.entries[tag]
-            head = form.entry.pack(tag, entry.kind, entry.count, 0)[:-slot_bytes]
+            head = form.entry.pack(tag, entry.kind, entry.number, 0)[:-slot_bytes]
             table += head + bytes(directory.data[entry.slot : entry.slot + slot_bytes])
         elif len(value.data) <= slot_bytes:
             head = form.entry.pack(tag, value.kind, value.count, 0)[:-slot_bytes]

@@ -16,12 +16,15 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from vedastore.errors import ImageError
-from vedastore.io.tiff.segments import Region
+
+if TYPE_CHECKING:
+    from vedastore.io.tiff.segments import Region
 
 VERSION = 1
 EXACT, EQUIVALENT, DECODED = "exact", "equivalent", "decoded"
@@ -65,7 +68,7 @@ class Envelope:
         return b"".join((struct.pack("<I", len(text)), text, self.frame, residue))
 
     def skeleton(self) -> npt.NDArray[np.uint8]:
-        """The file with zeros in place of its pixels."""
+        """Lay out the file with zeros in place of its pixels."""
         out = np.zeros(self.size_bytes, np.uint8)
         frame = np.frombuffer(self.frame, np.uint8)
         place = taken = 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,9 @@ from vedastore.io.tiff.directories import Value, with_changes
 from vedastore.io.tiff.layout import SCHEMES, Layout, parse_layout
 from vedastore.io.tiff.segments import gather, parse_segments
 from vedastore.io.tiff.structure import DOUBLE, Directory, damaged, read_first_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -83,9 +85,10 @@ def _encode_strips(rows: Bytes, strip_rows: int, scheme: str) -> list[bytes]:
         with rasterio.MemoryFile() as memory:
             with memory.open(**profile) as dataset:
                 dataset.write(rows)
-            data = np.frombuffer(memory.read(), np.uint8)
+            data = memory.read()
     except (RasterioError, CPLE_BaseError, OSError, ValueError) as error:
         raise ImageError(f"GDAL could not encode {scheme} segments ({error})") from None
     directory = read_first_directory(data)
     segments = parse_segments(directory, parse_layout(directory))
-    return [gather(data, segments, i).tobytes() for i in range(segments.stored.size)]
+    strips = np.frombuffer(data, np.uint8)
+    return [gather(strips, segments, i).tobytes() for i in range(segments.stored.size)]

@@ -17,6 +17,7 @@ from vedastore.io.tiff.structure import SHORT, Directory, Form
 
 GEO_KEYS, GEO_DOUBLES, GEO_TEXTS = 34735, 34736, 34737
 RASTER_TYPE_KEY, PIXEL_IS_POINT = 1025, 2
+TIE_POINT_NUMBERS, MATRIX_NUMBERS = 6, 16
 
 Affine = tuple[float, float, float, float, float, float]
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -32,14 +33,14 @@ def read_transform(directory: Directory) -> Affine | None:
     """
     scale, tie = _floats(directory, PIXEL_SCALE), _floats(directory, TIE_POINTS)
     a = b = d = e = c = f = 0.0
-    if len(scale) >= 2 and scale[0] != 0 and scale[1] != 0:
-        if len(tie) < 6:
+    if _is_scale(scale):
+        if len(tie) < TIE_POINT_NUMBERS:
             return None
         a, e = scale[0], -abs(scale[1])
         c, f = tie[3] - tie[0] * a, tie[4] - tie[1] * e
     else:
         matrix = _floats(directory, MATRIX)
-        if len(matrix) != 16:
+        if len(matrix) != MATRIX_NUMBERS:
             return None
         a, b, _, c, d, e, _, f = matrix[:8]
     if _pixel_is_point(directory):
@@ -47,6 +48,10 @@ def read_transform(directory: Directory) -> Affine | None:
         f -= d * 0.5 + e * 0.5
     transform = a, b, c, d, e, f
     return None if transform == IDENTITY else transform
+
+
+def _is_scale(numbers: tuple[float, ...]) -> bool:
+    return all(numbers[:2]) and len(numbers) > 1
 
 
 def _floats(directory: Directory, tag: int) -> tuple[float, ...]:
@@ -60,23 +65,24 @@ def _pixel_is_point(directory: Directory) -> bool:
 
 
 def read_crs(directory: Directory) -> str | None:
-    """Read the CRS: ``EPSG:n`` where it is exactly that one, else WKT2; None without geo keys or with control points."""
+    """Read the CRS: ``EPSG:n`` where it is exactly that one, else WKT2; None where rasterio reports none."""
     if GEO_KEYS not in directory.entries or _has_control_points(directory):
         return None
     tags = []
     for tag in (GEO_KEYS, GEO_DOUBLES, GEO_TEXTS):
         entry, raw = directory.entries.get(tag), directory.raw(tag)
         if entry is not None and raw is not None:
-            tags.append((tag, entry.kind, entry.count, raw))
+            tags.append((tag, entry.kind, entry.number, raw))
     return _interpret(directory.form.order, tuple(tags))
 
 
 def _has_control_points(directory: Directory) -> bool:
     """GDAL takes tie points without a pixel scale for ground control points, and reports no CRS of the image."""
     scale = _floats(directory, PIXEL_SCALE)
-    if len(scale) >= 2 and scale[0] != 0 and scale[1] != 0:
+    if _is_scale(scale):
         return False
-    return len(_floats(directory, TIE_POINTS)) >= 6 and len(_floats(directory, MATRIX)) != 16
+    ties, matrix = _floats(directory, TIE_POINTS), _floats(directory, MATRIX)
+    return len(ties) >= TIE_POINT_NUMBERS and len(matrix) != MATRIX_NUMBERS
 
 
 @lru_cache(maxsize=1024)

@@ -142,7 +142,7 @@ def encode(pixels: Pixels, envelope: bytes) -> bytes:
 def describe(envelope: bytes) -> EnvelopeInfo:
     """Say what an envelope promises."""
     parsed = parse_envelope(envelope)
-    layout = parse_layout(read_first_directory(parsed.skeleton()))
+    layout = parse_layout(read_first_directory(parsed.skeleton().data))
     return EnvelopeInfo(parsed.fidelity, parsed.encoder, SCHEMES[layout.scheme])
 
 
@@ -201,7 +201,7 @@ def _fill_sparse(plain: Bytes, image: Image) -> None:
 
 
 def _take_apart(data: bytes, image: Image, regions: tuple[Region, ...]) -> tuple[Pixels, Envelope]:
-    layout, segments = image.layout, image.segments
+    layout, _segments = image.layout, image.segments
     pixels, padding, raw = read_pixels(data, image)
     envelope = Envelope(EXACT, COPY, len(data), regions, cut_frame(data, regions), padding)
     if layout.scheme in LOSSY:
@@ -248,7 +248,7 @@ def pack(pixels: Pixels, padding: bytes, layout: Layout) -> Bytes:
 def put_together(pixels: Pixels, envelope: Envelope) -> bytes:
     """Build the file of a parsed envelope."""
     skeleton = envelope.skeleton()
-    image = parse_image(skeleton)
+    image = parse_image(skeleton.data)
     layout, segments = image.layout, image.segments
     shape = layout.bands, layout.height, layout.width
     if pixels.shape != shape or pixels.dtype.newbyteorder("<") != layout.native:

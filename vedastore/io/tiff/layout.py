@@ -14,6 +14,9 @@ STRIP_OFFSETS, BANDS, ROWS_PER_STRIP, STRIP_COUNTS, PLANAR, PREDICTOR = 273, 277
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS, SAMPLE_FORMAT = 322, 323, 324, 325, 339
 SUBSAMPLING, DEPTH, NODATA = 530, 32997, 42113
 YCBCR = 6
+CHUNKY, PLANES = 1, 2
+DIFFERENCES, FLOAT_BYTES = 2, 3  # predictors; 1 is none
+LIMIT_DIFFERENCES_BYTES = 8  # size of the samples of which libtiff takes differences
 
 NONE, LZW, JPEG, DEFLATE, PACKBITS, DEFLATE_OLD, LERC, LZMA, ZSTD, WEBP = (
     1, 5, 7, 8, 32773, 32946, 34887, 34925, 50000, 50001,
@@ -182,15 +185,15 @@ def _parse_predictor(directory: Directory, scheme: int, dtype: np.dtype[np.gener
         return 1
     if scheme not in PREDICTABLE:
         raise unsupported(f"predictor {predictor} on {SCHEMES[scheme]} samples")
-    if predictor == 2 and dtype.itemsize <= 8:
-        return 2
-    if predictor == 3 and dtype.kind == "f":
-        return 3
+    if predictor == DIFFERENCES and dtype.itemsize <= LIMIT_DIFFERENCES_BYTES:
+        return predictor
+    if predictor == FLOAT_BYTES and dtype.kind == "f":
+        return predictor
     raise unsupported(f"predictor {predictor} on {dtype.itemsize * 8}-bit {dtype.name} samples")
 
 
 def _parse_planar(directory: Directory) -> bool:
     planar = directory.integer(PLANAR, 1)
-    if planar not in (1, 2):
+    if planar not in (CHUNKY, PLANES):
         raise damaged(f"planar configuration {planar}")
-    return planar == 2
+    return planar == PLANES

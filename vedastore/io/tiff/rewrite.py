@@ -6,6 +6,8 @@ directory with the new offsets follows. The old directory stays where it was, un
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,8 +26,10 @@ from vedastore.io.tiff.layout import (
     YCBCR,
     Layout,
 )
-from vedastore.io.tiff.segments import Region, Segments
 from vedastore.io.tiff.structure import LONG, LONG8, SHORT, Directory, Form, unsupported
+
+if TYPE_CHECKING:
+    from vedastore.io.tiff.segments import Region, Segments
 
 RGB = 2
 #: JPEG tables, the tags of old-style JPEG, LERC parameters: they describe the stored bytes, not the pixels.

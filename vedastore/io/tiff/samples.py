@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vedastore.io.tiff.layout import Layout
+from vedastore.io.tiff.layout import DIFFERENCES, FLOAT_BYTES, Layout
 from vedastore.io.tiff.structure import damaged
 
 Bytes = npt.NDArray[np.uint8]
@@ -60,7 +61,6 @@ def disarrange(pixels: Pixels, padding: bytes, layout: Layout) -> Bytes:
     canvas[:, : layout.height, : layout.width] = pixels
     if padding:
         _fill_padding(canvas, padding, layout)
-    bands, rows, columns = canvas.shape
     tiles = canvas.reshape(
         layout.planes, layout.samples, layout.down, layout.segment_height, layout.across, layout.segment_width
     )
@@ -95,7 +95,7 @@ def unpredict(raw: Bytes, layout: Layout) -> Bytes:
     if layout.predictor == 1:
         return raw
     rows = _rows(raw, layout)
-    if layout.predictor == 2:
+    if layout.predictor == DIFFERENCES:
         imagecodecs.delta_decode(rows, axis=-2, out=rows)
         return raw
     out = np.empty_like(rows)
@@ -110,7 +110,7 @@ def predict(raw: Bytes, layout: Layout) -> Bytes:
     if layout.predictor == 1:
         return raw
     rows = _rows(raw, layout)
-    encode = imagecodecs.delta_encode if layout.predictor == 2 else imagecodecs.floatpred_encode
+    encode = imagecodecs.delta_encode if layout.predictor == DIFFERENCES else imagecodecs.floatpred_encode
     out = np.empty_like(rows)
     encode(rows, axis=-2, out=out)
     return out.reshape(-1).view(np.uint8)
@@ -118,9 +118,10 @@ def predict(raw: Bytes, layout: Layout) -> Bytes:
 
 def _rows(raw: Bytes, layout: Layout) -> Pixels:
     """View segments as rows of pixels of samples; differences are taken of integers, whatever the samples are."""
-    size = layout.dtype.itemsize
-    kind = layout.dtype if layout.predictor == 3 else np.dtype(f"{layout.dtype.byteorder}u{size}".replace("|", ""))
-    return raw.view(kind).reshape(-1, layout.segment_width, layout.samples)
+    integers = np.dtype(f"u{layout.dtype.itemsize}").newbyteorder(layout.dtype.byteorder)
+    return raw.view(layout.dtype if layout.predictor == FLOAT_BYTES else integers).reshape(
+        -1, layout.segment_width, layout.samples
+    )
 
 
 def fill_value(nodata: str | None, layout: Layout) -> Any:
@@ -132,16 +133,17 @@ def fill_value(nodata: str | None, layout: Layout) -> Any:
     if layout.dtype.kind not in "iu":
         with np.errstate(over="ignore"):
             return np.array(number).astype(layout.dtype)
-    if layout.dtype.itemsize == 8 and nodata:
-        number_exact = int(nodata) if nodata.lstrip("+-").isdigit() else round(number) if np.isfinite(number) else 0
-        return _clip(number_exact, layout)
-    if np.isnan(number):
-        return layout.dtype.type(0)
-    if np.isinf(number):
-        return _clip(int(np.sign(number)) << 65, layout)
-    return _clip(int(np.floor(number + 0.5) if number >= 0 else np.ceil(number - 0.5)), layout)
+    bits = layout.dtype.itemsize * 8
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if layout.dtype.kind == "i" else (0, (1 << bits) - 1)
+    return np.array(min(max(_whole(number, nodata), low), high), layout.native).astype(layout.dtype)
 
 
-def _clip(number: int, layout: Layout) -> Any:
-    info = np.iinfo(layout.dtype.newbyteorder("="))
-    return np.array(min(max(number, int(info.min)), int(info.max)), layout.native).astype(layout.dtype)
+def _whole(number: float, text: str | None) -> int:
+    """Round half away from zero; NaN is 0; whole numbers too large for a float are taken from their text."""
+    if math.isnan(number):
+        return 0
+    if math.isinf(number):
+        return 1 << 65 if number > 0 else -1 << 65
+    if text and text.lstrip("+-").isdecimal():
+        return int(text)
+    return math.floor(number + 0.5) if number >= 0 else math.ceil(number - 0.5)

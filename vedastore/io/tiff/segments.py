@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,10 @@ from vedastore.io.tiff.layout import (
     Layout,
     Limits,
 )
-from vedastore.io.tiff.structure import Directory, Entry, damaged, iter_later_directories, read_directory, unsupported
+from vedastore.io.tiff.structure import Directory, Entry, damaged, iter_later_directories, iter_sub_directories
 
-SUB_DIRECTORIES = (330, 34665, 34853)  # SubIFDs, Exif, GPS
-LIMIT_SUB_DIRECTORIES = 10_000
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 Region = tuple[int, int]  # offset and length
 
@@ -53,7 +53,7 @@ class Segments:
         return not bool(self.stored.all())
 
     def contiguous(self) -> bool:
-        """True where the segments follow each other in order, without gaps."""
+        """Tell whether the segments follow each other in order, without gaps."""
         ends = self.offsets + self.stored
         return bool((self.offsets[1:] == ends[:-1]).all())
 
@@ -112,7 +112,7 @@ def parse_segments(directory: Directory, layout: Layout, limits: Limits = DEFAUL
 
 
 def _check_number(entry: Entry | None, layout: Layout, name: str) -> None:
-    number = 0 if entry is None else entry.count
+    number = 0 if entry is None else entry.number
     if number != layout.segments:
         raise damaged(f"the directory lists {number} {name}, an image of this shape has {layout.segments}")
 
@@ -136,7 +136,7 @@ def check_apart(regions: list[Region], directory: Directory, layout: Layout) -> 
     _refuse_overlap(regions, ends, [(0, directory.form.header_bytes), *directory.ranges()], "the tags")
     later = list(iter_later_directories(directory))
     if layout.scheme != NONE:
-        others = [*later, *_iter_sub_directories([directory, *later])]
+        others = [*later, *iter_sub_directories([directory, *later])]
         _refuse_overlap(regions, ends, (r for other in others for r in _used_ranges(other)), "another page")
 
 
@@ -147,23 +147,7 @@ def _refuse_overlap(regions: list[Region], ends: list[int], ranges: Iterable[tup
             raise damaged(f"the pixels lie upon {what} (byte {begin})")
 
 
-def _iter_sub_directories(parents: list[Directory]) -> Iterable[Directory]:
-    seen = {parent.offset for parent in parents}
-    todo = list(parents)
-    while todo:
-        parent = todo.pop()
-        for offset in (int(o) for tag in SUB_DIRECTORIES for o in parent.integers(tag)):
-            if offset in seen:
-                continue
-            seen.add(offset)
-            if len(seen) > LIMIT_SUB_DIRECTORIES:
-                raise unsupported("an image with very many sub-directories")
-            child = read_directory(parent.data, parent.form, offset)
-            todo.append(child)
-            yield child
-
-
-def _used_ranges(directory: Directory) -> Iterable[tuple[int, int]]:
+def _used_ranges(directory: Directory) -> Iterator[tuple[int, int]]:
     yield from directory.ranges()
     for where, length in ((STRIP_OFFSETS, STRIP_COUNTS), (TILE_OFFSETS, TILE_COUNTS)):
         offsets, counts = directory.integers(where), directory.integers(length)

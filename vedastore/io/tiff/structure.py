@@ -7,26 +7,33 @@ Nothing here allocates more than the file holds, follows a loop, or reads outsid
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from vedastore.errors import ImageError
 
-Buffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+Buffer = bytes | bytearray | memoryview
 
 SKIP_HINT = "--on-error=skip leaves such a sample out"
-LIMIT_DIRECTORIES = 65_536
+#: Directories and their values may fill a file some times over (pages may share values), not without bound.
+LIMIT_SHARING = 4
 
 #: Field type of TIFF -> bytes of one value, and its struct code (rationals are pairs of integers).
 KINDS: dict[int, tuple[int, str]] = {
     1: (1, "B"), 2: (1, "B"), 3: (2, "H"), 4: (4, "I"), 5: (8, "2I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"),
     9: (4, "i"), 10: (8, "2i"), 11: (4, "f"), 12: (8, "d"), 13: (4, "I"), 16: (8, "Q"), 17: (8, "q"), 18: (8, "Q"),
 }  # fmt: skip
-SHORT, LONG, DOUBLE, LONG8 = 3, 4, 12, 16
+ASCII, SHORT, LONG, DOUBLE, LONG8 = 2, 3, 4, 12, 16
+SUB_DIRECTORIES = (330, 34665, 34853)  # tags of SubIFDs, Exif, GPS
+CLASSIC, BIG = 42, 43  # the number that follows the byte order
+CLASSIC_HEADER_BYTES, BIG_HEADER_BYTES = 8, 16
 
 
 def damaged(what: str) -> ImageError:
@@ -43,7 +50,7 @@ class Entry(NamedTuple):
     """One tag of a directory (a tuple, because a release makes millions of them)."""
 
     kind: int
-    count: int
+    number: int  # of values
     offset: int  # where the value's bytes begin
     size_bytes: int
     slot: int  # where the entry's value-or-offset field begins
@@ -67,7 +74,7 @@ class Form:
     @property
     def header_bytes(self) -> int:
         """Length of the header."""
-        return 16 if self.big else 8
+        return BIG_HEADER_BYTES if self.big else CLASSIC_HEADER_BYTES
 
     @property
     def pointer(self) -> struct.Struct:
@@ -107,7 +114,7 @@ class Directory:
         if entry is None or entry.kind not in KINDS:
             return ()
         code = KINDS[entry.kind][1]
-        repeat = f"{entry.count}{code}" if len(code) == 1 else code * entry.count
+        repeat = f"{entry.number}{code}" if len(code) == 1 else code * entry.number
         return struct.unpack_from(self.form.order + repeat, self.data, entry.offset)
 
     def integer(self, tag: int, default: int) -> int:
@@ -127,7 +134,7 @@ class Directory:
         if entry.kind not in (SHORT, LONG, 13, LONG8, 18):
             raise damaged(f"tag {tag} has type {entry.kind}, not a type of offsets or counts")
         kind = np.dtype(f"{self.form.order}u{KINDS[entry.kind][0]}")
-        return np.frombuffer(self.data, kind, entry.count, entry.offset).astype(np.int64)
+        return np.frombuffer(self.data, kind, entry.number, entry.offset).astype(np.int64)
 
     def text(self, tag: int) -> str | None:
         """Text of a tag up to its first NUL, stripped, or None where the tag is absent."""
@@ -140,6 +147,10 @@ class Directory:
         values = [(e.offset, e.offset + e.size_bytes) for e in self.entries.values() if e.size_bytes > inline]
         return [(self.offset, self.end), *values]
 
+    def used_bytes(self) -> int:
+        """Length of the directory and its values."""
+        return sum(end - begin for begin, end in self.ranges())
+
 
 def read_header(data: Buffer) -> tuple[Form, int]:
     """Read the header.
@@ -151,12 +162,12 @@ def read_header(data: Buffer) -> tuple[Form, int]:
         Of the first directory.
     """
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
-    if order is None or len(data) < 8:
+    if order is None or len(data) < CLASSIC_HEADER_BYTES:
         raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT)
     (magic,) = struct.unpack_from(order + "H", data, 2)
-    if magic == 42:
+    if magic == CLASSIC:
         return Form(order, big=False), struct.unpack_from(order + "I", data, 4)[0]
-    if magic == 43 and len(data) >= 16 and struct.unpack_from(order + "HH", data, 4) == (8, 0):
+    if magic == BIG and len(data) >= BIG_HEADER_BYTES and struct.unpack_from(order + "HH", data, 4) == (8, 0):
         return Form(order, big=True), struct.unpack_from(order + "Q", data, 8)[0]
     raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT)
 
@@ -195,10 +206,33 @@ def iter_later_directories(first: Directory) -> Iterator[Directory]:
     """Read the directories behind the first one: further pages, overviews, masks; loops are refused."""
     seen = {first.offset}
     offset = first.next_offset
+    allowed_bytes = LIMIT_SHARING * len(first.data)
     while offset:
-        if offset in seen or len(seen) >= LIMIT_DIRECTORIES:
+        if offset in seen:
             raise damaged("the directories form a loop")
         seen.add(offset)
         directory = read_directory(first.data, first.form, offset)
+        allowed_bytes -= directory.used_bytes()
+        if allowed_bytes < 0:
+            raise damaged("the directories overlap")
         yield directory
         offset = directory.next_offset
+
+
+def iter_sub_directories(parents: list[Directory]) -> Iterator[Directory]:
+    """Read the directories that hang below others: SubIFDs, Exif, GPS, and what hangs below those."""
+    seen = {parent.offset for parent in parents}
+    todo = list(parents)
+    allowed_bytes = LIMIT_SHARING * sum(len(parent.data) for parent in parents[:1])
+    while todo:
+        parent = todo.pop()
+        for offset in (int(number) for tag in SUB_DIRECTORIES for number in parent.integers(tag)):
+            if offset in seen:
+                continue
+            seen.add(offset)
+            child = read_directory(parent.data, parent.form, offset)
+            allowed_bytes -= child.used_bytes()
+            if allowed_bytes < 0:
+                raise damaged("the directories overlap")
+            todo.append(child)
+            yield child

@@ -1,0 +1,59 @@
+"""Local files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from vedastore.errors import ConflictError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HINT = "use overwrite=True or --overwrite to replace it"
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Give a file to write; it stands at the path once the block has ended and all of it is durable.
+
+    Raises
+    ------
+    ConflictError
+        When there is a file already, and it may not be overwritten.
+    StoreError
+        When it cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir() or (target.exists() and not overwrite):
+        raise ConflictError("there is a file or directory already", where=str(target), hint=_HINT)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        try:
+            with draft.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _publish(draft, target, overwrite=overwrite)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error.strerror}", where=str(target)) from error
+
+
+def _publish(draft: Path, target: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        draft.replace(target)
+    else:
+        try:
+            os.link(draft, target)
+        except FileExistsError:
+            raise ConflictError("another writer was first", where=str(target), hint=_HINT) from None
+    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

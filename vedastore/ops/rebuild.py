@@ -1,0 +1,100 @@
+"""The members of a version as a release has them, image files rebuilt from pixels and envelope, each one proved.
+
+Export writes them, verification compares them; both see the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from heapq import merge
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from vedastore.errors import ReleaseError, StoreError
+from vedastore.exchange.release import pixel_digest
+from vedastore.io import tiff
+from vedastore.ops.workers import batched_bytes, map_ordered
+from vedastore.store.snapshot import StoredFile, StoredImage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Executor
+
+    from vedastore.store.shards import ShardReader
+    from vedastore.store.snapshot import Snapshot
+
+BATCH_BYTES: Final = 4 * 2**20
+BATCH_MEMBERS: Final = 64
+
+Outcome = Literal["identical", "equivalent", "damaged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A member of the release to be: its bytes, and what they are to the ones that were converted.
+
+    ``problem`` says what is wrong where the outcome is ``damaged``; there are no bytes then.
+    """
+
+    kind: str
+    member: str
+    outcome: Outcome
+    data: bytes
+    problem: StoreError | None = None
+
+
+def iter_rebuilt(snapshot: Snapshot, executor: Executor, *, only_pairs: bool = False) -> Iterator[Rebuilt]:
+    """Yield every member of a version in the order of its release; image files are rebuilt by the executor."""
+    streams = [snapshot.iter_images(), snapshot.iter_labels(), *([] if only_pairs else [snapshot.iter_members()])]
+    items: Iterator[StoredImage | StoredFile] = merge(*streams, key=attrgetter("ordinal"))
+    sized = ((item, _size(item, snapshot)) for item in items)
+    batches = batched_bytes(sized, BATCH_BYTES, BATCH_MEMBERS)
+    for batch in map_ordered(executor, partial(rebuild, snapshot), batches):
+        yield from batch
+
+
+def rebuild(snapshot: Snapshot, items: Iterable[StoredImage | StoredFile]) -> list[Rebuilt]:
+    """Do what a worker does with some members."""
+    readers: dict[str, ShardReader] = {}
+    rebuilt = []
+    for item in items:
+        if isinstance(item, StoredFile):
+            rebuilt.append(Rebuilt(item.kind, item.member, "identical", item.data))
+            continue
+        try:
+            if item.bucket not in readers:
+                readers[item.bucket] = snapshot.chips(item.bucket)
+            rebuilt.append(_rebuild_image(item, readers[item.bucket]))
+        except StoreError as error:
+            rebuilt.append(Rebuilt("image", item.member, "damaged", b"", error))
+    return rebuilt
+
+
+def _rebuild_image(image: StoredImage, reader: ShardReader) -> Rebuilt:
+    """Rebuild one image file; its digest proves it identical, else its pixels prove it equivalent.
+
+    A file that was to be identical can come out equivalent: codecs of another version may compress differently.
+    """
+    pixels = reader.read(image.row)
+    if image.pixel_digest is not None and pixel_digest(pixels) != image.pixel_digest:
+        raise StoreError("the pixels are not those that were converted", where=image.member)
+    try:
+        data = tiff.encode(pixels, image.envelope)
+        if hashlib.sha256(data).digest() == image.digest:
+            return Rebuilt("image", image.member, "identical", data)
+        if image.pixel_digest is not None or np.array_equal(tiff.decode(data).pixels, pixels, equal_nan=True):
+            return Rebuilt("image", image.member, "equivalent", data)
+    except ReleaseError as error:
+        raise StoreError(f"the envelope is damaged: {error.message}", where=image.member) from error
+    raise StoreError("the image cannot be given back: its digest does not fit", where=image.member)
+
+
+def _size(item: StoredImage | StoredFile, snapshot: Snapshot) -> int:
+    if isinstance(item, StoredFile):
+        return len(item.data)
+    spec = snapshot.version.buckets[item.bucket].spec if item.bucket in snapshot.version.buckets else None
+    return len(item.envelope) + (int(np.prod(spec.shape)) * spec.itemsize if spec else 0)

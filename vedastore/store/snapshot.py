@@ -1,0 +1,140 @@
+"""One version of a store, read: its tables, its chips, its rows as export and verification need them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vedastore.errors import StoreError
+from vedastore.io.objects import open_objects
+from vedastore.model import Fidelity
+from vedastore.spec import keys
+from vedastore.store.commit import read_root
+from vedastore.store.scratch import sort_by_ordinal
+from vedastore.store.shards import ShardReader
+from vedastore.store.tables import TableReader
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from vedastore.io.objects import LocalObjects
+    from vedastore.spec.root import Root, Version
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image of a version: where its pixels are, and how its file is made of them."""
+
+    id: str
+    member: str
+    ordinal: int
+    bucket: str
+    row: int
+    fidelity: Fidelity
+    envelope: bytes
+    digest: bytes
+    pixel_digest: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A member of a version that is kept byte for byte."""
+
+    kind: str
+    member: str
+    ordinal: int
+    data: bytes
+
+
+_IMAGE_COLUMNS = {
+    "id": "id",
+    "image_member": "member",
+    "image_ordinal": "ordinal",
+    "bucket": "bucket",
+    "row": "row",
+    "fidelity": "fidelity",
+    "envelope": "envelope",
+    "image_digest": "digest",
+    "pixel_digest": "pixel_digest",
+}
+
+
+class Snapshot:
+    """One version of a store. It sees that version for as long as it lives; cheap to pickle."""
+
+    def __init__(self, objects: LocalObjects, root: Root, version: Version) -> None:
+        self.objects, self.root, self.version = objects, root, version
+
+    def __getstate__(self) -> tuple[LocalObjects, Root, Version]:
+        return self.objects, self.root, self.version
+
+    def __setstate__(self, state: tuple[LocalObjects, Root, Version]) -> None:
+        self.objects, self.root, self.version = state
+
+    @cached_property
+    def _tables(self) -> dict[str, TableReader]:
+        return {}
+
+    def table(self, name: str) -> TableReader:
+        """Return the reader of an index table."""
+        if name not in self._tables:
+            self._tables[name] = TableReader(self.objects, self.version.index[name])
+        return self._tables[name]
+
+    def chips(self, bucket: str) -> ShardReader:
+        """Return a new reader of a bucket's chips."""
+        try:
+            spec = self.version.buckets[bucket].spec
+        except KeyError:
+            raise StoreError(f"the version has no bucket {bucket!r}", where=self.objects.url) from None
+        return ShardReader(self.objects, bucket, spec)
+
+    def iter_images(self) -> Iterator[StoredImage]:
+        """Yield every image, in the order of the samples."""
+        for batch in self.table("samples").iter_batches(list(_IMAGE_COLUMNS)):
+            for row in batch.to_batches(max_chunksize=256):
+                for values in row.to_pylist():
+                    yield StoredImage(**{field: values[column] for column, field in _IMAGE_COLUMNS.items()})
+
+    def iter_labels(self) -> Iterator[StoredFile]:
+        """Yield every label file, in the order that they had in the release."""
+        ordinals = self.table("samples").read(["label_ordinal"]).column(0).to_numpy()
+        rows = self._iter_files("samples", ("label_ordinal", "label_member", "label"))
+        ordered = rows if (ordinals[1:] > ordinals[:-1]).all() else sort_by_ordinal(rows)
+        return (StoredFile("label", name, ordinal, data) for ordinal, name, data in ordered)
+
+    def iter_members(self) -> Iterator[StoredFile]:
+        """Yield every other member, in the order that they had in the release."""
+        for batch in self.table("members").iter_batches(["ordinal", "name", "kind", "data"]):
+            for values in batch.to_pylist():
+                yield StoredFile(values["kind"], values["name"], values["ordinal"], values["data"])
+
+    def read_member(self, kind: str) -> StoredFile | None:
+        """Return the member of a kind that a release has at most once."""
+        return next((m for m in self.iter_members() if m.kind == kind), None)
+
+    def _iter_files(self, table: str, columns: tuple[str, str, str]) -> Iterator[tuple[int, str, bytes]]:
+        for batch in self.table(table).iter_batches(columns):
+            for part in batch.to_batches(max_chunksize=256):
+                yield from zip(*(part.column(name).to_pylist() for name in columns), strict=True)
+
+
+def open_snapshot(store: str | os.PathLike[str], version: str | None = None) -> Snapshot:
+    """Open a version of a store, the latest without a name.
+
+    Raises
+    ------
+    StoreError
+        When there is no store, or its root document is damaged.
+    UsageError
+        When there is no such version.
+    """
+    objects = open_objects(store)
+    found = read_root(objects)
+    if found is None:
+        incomplete = objects.size(keys.INCOMPLETE) is not None
+        message = "a conversion into it has not finished" if incomplete else "there is no store"
+        raise StoreError(message, where=objects.url, hint="vedastore convert makes one from a release")
+    return Snapshot(objects, found[0], found[0].find(version, objects.url))
