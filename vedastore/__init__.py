@@ -1,1 +1,38 @@
-"""Labelled Earth-observation chips: Veda releases as Zarr stores, and back byte for byte."""
+"""Labelled Earth-observation chips: Veda releases as Zarr stores, and back byte for byte.
+
+>>> import vedastore as vs
+>>> sorted(vs.__all__)
+['Collection', 'Sample', 'convert', 'errors', 'open']
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vedastore import errors
+    from vedastore.views.collection import Collection, convert, open
+    from vedastore.views.sample import Sample
+
+__all__ = ["Collection", "Sample", "convert", "errors", "open"]
+
+_HOMES = {
+    "Collection": "vedastore.views.collection",
+    "Sample": "vedastore.views.sample",
+    "convert": "vedastore.views.collection",
+    "open": "vedastore.views.collection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on its first use, so that the import itself costs next to nothing."""
+    if name == "errors":
+        return import_module("vedastore.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vedastore' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

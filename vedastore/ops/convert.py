@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.objects import open_objects
 from vedastore.ops.decisions import Decisions, FlagCount, decide
-from vedastore.ops.intake import Intake, read_batch
+from vedastore.ops.intake import Intake
+from vedastore.ops.roll import read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
 from vedastore.spec import arrays, keys
 from vedastore.spec import release as rules

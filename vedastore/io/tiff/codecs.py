@@ -127,13 +127,16 @@ def _zstd(level: int, *, sized: bool) -> Encoder:
     return _each(encode)
 
 
-def _lzma(*, delta: bool) -> Encoder:
+def _lzma(delta: str | None) -> Encoder:
     def encode(raws: Sequence[Bytes], layout: Layout) -> Iterator[bytes]:
         import lzma
 
         filters: list[dict[str, int]] = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
-        if delta:  # libtiff puts a delta filter of one sample in front
-            filters.insert(0, {"id": lzma.FILTER_DELTA, "dist": layout.dtype.itemsize})
+        if delta:
+            # libtiff puts a delta filter in front. Its distance is meant to be one sample, but is one byte where
+            # the compression was set before the sample size, as GDAL does.
+            distance = 1 if delta == "byte" else layout.dtype.itemsize
+            filters.insert(0, {"id": lzma.FILTER_DELTA, "dist": distance})
         return (lzma.compress(raw.data, lzma.FORMAT_XZ, lzma.CHECK_NONE, filters=filters) for raw in raws)
 
     return encode
@@ -162,5 +165,8 @@ ENCODERS: dict[int, dict[str, Encoder]] = {
         "zstd-3": _zstd(3, sized=False), "zstd-1-sized": _zstd(1, sized=True), "zstd-1": _zstd(1, sized=False),
         "gdal": _gdal("ZSTD"),
     },
-    LZMA: {"xz-delta": _lzma(delta=True), "imagecodecs": _each(_lzma_imagecodecs), "xz": _lzma(delta=False)},
+    LZMA: {
+        "xz-delta-byte": _lzma("byte"), "xz-delta-sample": _lzma("sample"), "imagecodecs": _each(_lzma_imagecodecs),
+        "xz": _lzma(None),
+    },
 }  # fmt: skip

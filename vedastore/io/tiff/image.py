@@ -105,14 +105,14 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedTiff:
         image = parse_image(data, limits)
         regions = tuple(image.segments.regions())
         check_apart(list(regions), image.directory, image.layout)
-        pixels, envelope = _take_apart(data, image, regions)
+        pixels, envelope = _take_apart(data, image, regions, limits)
         crs, transform = read_crs(image.directory), read_transform(image.directory)
     except MemoryError:
         raise unsupported("an image larger than the memory") from None
     return DecodedTiff(pixels, envelope.dump(), envelope.fidelity, crs, transform, image.nodata)
 
 
-def encode(pixels: Pixels, envelope: bytes) -> bytes:
+def encode(pixels: Pixels, envelope: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """Put a TIFF file together again.
 
     Parameters
@@ -121,6 +121,8 @@ def encode(pixels: Pixels, envelope: bytes) -> bytes:
         (band, y, x), as `decode` gave them.
     envelope : bytes
         As `decode` gave it.
+    limits : Limits, optional
+        As `decode` had them.
 
     Returns
     -------
@@ -134,7 +136,7 @@ def encode(pixels: Pixels, envelope: bytes) -> bytes:
         Where the envelope is damaged or the pixels do not fit it.
     """
     try:
-        return put_together(pixels, parse_envelope(envelope))
+        return put_together(pixels, parse_envelope(envelope), limits)
     except MemoryError:
         raise unsupported("an image larger than the memory") from None
 
@@ -200,7 +202,7 @@ def _fill_sparse(plain: Bytes, image: Image) -> None:
         plain[begin:end].view(image.layout.dtype)[...] = value
 
 
-def _take_apart(data: bytes, image: Image, regions: tuple[Region, ...]) -> tuple[Pixels, Envelope]:
+def _take_apart(data: bytes, image: Image, regions: tuple[Region, ...], limits: Limits) -> tuple[Pixels, Envelope]:
     layout, _segments = image.layout, image.segments
     pixels, padding, raw = read_pixels(data, image)
     envelope = Envelope(EXACT, COPY, len(data), regions, cut_frame(data, regions), padding)
@@ -213,7 +215,7 @@ def _take_apart(data: bytes, image: Image, regions: tuple[Region, ...]) -> tuple
         envelope = replace(envelope, fidelity=EQUIVALENT, encoder=next(iter(encoders(layout.scheme))))
     else:
         raise unsupported("samples that do not come back byte for byte")
-    _prove_equivalent(pixels, envelope)
+    _prove_equivalent(pixels, envelope, limits)
     return pixels, envelope
 
 
@@ -233,9 +235,9 @@ def _find_encoder(data: bytes, raw: Bytes, image: Image) -> str | None:
     return find_encoder(cut(raw, segments), stored, image.layout)
 
 
-def _prove_equivalent(pixels: Pixels, envelope: Envelope) -> None:
-    rebuilt = put_together(pixels, envelope)
-    again, _, _ = read_pixels(rebuilt, parse_image(rebuilt))
+def _prove_equivalent(pixels: Pixels, envelope: Envelope, limits: Limits) -> None:
+    rebuilt = put_together(pixels, envelope, limits)
+    again, _, _ = read_pixels(rebuilt, parse_image(rebuilt, limits))
     if again.dtype != pixels.dtype or again.tobytes() != pixels.tobytes():
         raise unsupported("a compressed layout whose pixels do not come back")
 
@@ -245,10 +247,10 @@ def pack(pixels: Pixels, padding: bytes, layout: Layout) -> Bytes:
     return predict(disarrange(pixels, padding, layout), layout)
 
 
-def put_together(pixels: Pixels, envelope: Envelope) -> bytes:
+def put_together(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
     """Build the file of a parsed envelope."""
     skeleton = envelope.skeleton()
-    image = parse_image(skeleton.data)
+    image = parse_image(skeleton.data, limits)
     layout, segments = image.layout, image.segments
     shape = layout.bands, layout.height, layout.width
     if pixels.shape != shape or pixels.dtype.newbyteorder("<") != layout.native:

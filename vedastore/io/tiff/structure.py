@@ -24,6 +24,7 @@ Buffer = bytes | bytearray | memoryview
 SKIP_HINT = "--on-error=skip leaves such a sample out"
 #: Directories and their values may fill a file some times over (pages may share values), not without bound.
 LIMIT_SHARING = 4
+LIMIT_VALUES = 1 << 20  # of a tag that is read as Python numbers; tables of segments are read as arrays
 
 #: Field type of TIFF -> bytes of one value, and its struct code (rationals are pairs of integers).
 KINDS: dict[int, tuple[int, str]] = {
@@ -113,6 +114,8 @@ class Directory:
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in KINDS:
             return ()
+        if entry.number > LIMIT_VALUES:
+            raise damaged(f"tag {tag} has {entry.number} values")
         code = KINDS[entry.kind][1]
         repeat = f"{entry.number}{code}" if len(code) == 1 else code * entry.number
         return struct.unpack_from(self.form.order + repeat, self.data, entry.offset)

@@ -1,0 +1,119 @@
+"""The halves of a release as they come from the workers, and the roll that admits each id, and each single file, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vedastore.errors import PairError, ReleaseError
+from vedastore.exchange.release import read_image, read_label
+from vedastore.model import ImageHalf, LabelHalf
+from vedastore.spec import release as rules
+from vedastore.spec.arrays import ChipSpec
+from vedastore.store.shards import encode_chip
+
+if TYPE_CHECKING:
+    from vedastore.io.archive import Member
+    from vedastore.ops.options import ConvertOptions
+    from vedastore.spec.release import MemberRole
+    from vedastore.store.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An image whose pixels are inner chunks by now; without chunks where nobody will store them."""
+
+    half: ImageHalf
+    spec: ChipSpec
+    chunks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A member that is no half of a pair."""
+
+    member: Member
+    role: MemberRole
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A half that was left out, and why."""
+
+    id: str
+    member: str
+    error: ReleaseError
+
+
+Outcome = Encoded | LabelHalf | Other | Rejected
+
+
+def read_batch(members: list[Member], options: ConvertOptions, where: str, *, encode: bool = True) -> list[Outcome]:
+    """Do what a worker does with some members: decode, hash, and encode what is to be stored."""
+    outcomes: list[Outcome] = []
+    for member in members:
+        role = rules.classify(member.name, is_dir=member.is_dir)
+        place = f"{where}: {member.name}"
+        try:
+            if role.kind == "image":
+                half, pixels = read_image(member, role, place)
+                spec = ChipSpec.of(pixels)
+                outcomes.append(Encoded(half, spec, encode_chip(pixels, spec) if encode else ()))
+            elif role.kind == "label":
+                outcomes.append(read_label(member, role, options.labels, place))
+            else:
+                outcomes.append(Other(member, role))
+        except ReleaseError as error:
+            if options.on_error == "raise":
+                raise
+            outcomes.append(Rejected(role.id, member.name, error))
+    return outcomes
+
+
+class Roll:
+    """Enters in the ledger what may be in a release once, and refuses or rejects it the second time."""
+
+    def __init__(self, ledger: Ledger, options: ConvertOptions, where: str) -> None:
+        self._ledger, self._options, self._where = ledger, options, where
+        self._singles: dict[str, str] = {}
+        self._top: tuple[str, str] | None = None
+
+    def add_image(self, half: ImageHalf, bucket: str, row: int) -> bool:
+        """Enter an image whose pixels go to a row of a bucket; False where its id is taken."""
+        self._check_top(half.member)
+        return self._check_id(half.id, half.member, self._ledger.add_image(half, bucket, row))
+
+    def add(self, outcome: LabelHalf | Other | Rejected) -> None:
+        """Enter anything else."""
+        match outcome:
+            case LabelHalf():
+                self._check_top(outcome.member)
+                self._check_id(outcome.id, outcome.member, self._ledger.add_label(outcome))
+            case Other(member, role):
+                if role.kind in {"meta", "bounds"}:
+                    self._check_once(role.kind, member.name)
+                self._ledger.add_member(member.ordinal, member.name, role.kind, member.data)
+            case Rejected(sample_id, member_name, error):
+                self._ledger.reject(sample_id, member_name, error.message)
+
+    def _check_id(self, sample_id: str, member: str, taken: str | None) -> bool:
+        if taken is None:
+            return True
+        error = PairError(f"the id {sample_id!r} has two files: {taken} and {member}", where=self._where)
+        if self._options.on_error == "raise":
+            raise error
+        self._ledger.reject(sample_id, member, error.message)
+        return False
+
+    def _check_top(self, member: str) -> None:
+        top = rules.classify(member).top
+        if self._top is None:
+            self._top = top, member
+        elif self._top[0] != top:
+            message = f"there are two releases in one archive: {self._top[1]} and {member}"
+            raise PairError(message, where=self._where, hint="convert each by itself")
+
+    def _check_once(self, kind: str, member: str) -> None:
+        if kind in self._singles:
+            raise PairError(f"there are two: {self._singles[kind]} and {member}", where=self._where)
+        self._singles[kind] = member

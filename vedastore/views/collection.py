@@ -1,0 +1,332 @@
+"""The public Collection: an immutable view of one version of a store, and the ways to get one."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from vedastore.errors import SampleNotFoundError, UsageError
+from vedastore.model import LabelOptions
+from vedastore.ops import convert as convert_op
+from vedastore.ops import export as export_op
+from vedastore.ops import verify as verify_op
+from vedastore.ops.options import ConvertOptions
+from vedastore.spec.tables import HEAVY, SAMPLES
+from vedastore.store.snapshot import Snapshot, open_snapshot
+from vedastore.views import sample as sample_view
+from vedastore.views.dataset import build_dataset
+from vedastore.views.labels import multi_hot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import geopandas as gpd
+    import xarray as xr
+
+    from vedastore.model import Task
+    from vedastore.ops.export import ExportReport
+    from vedastore.ops.verify import VerifyReport
+    from vedastore.views.sample import Sample
+
+
+class Collection:
+    """The samples of one version of a store, or some of them.
+
+    It sees the version that it was opened at for as long as it lives, is cheap to open and to pickle, and reads nothing
+    before it is asked. Made by :func:`open` and :func:`convert`.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The version.
+    positions : array of int, optional
+        The positions of the samples that it has, in order; all of them without it.
+    """
+
+    def __init__(self, snapshot: Snapshot, positions: Any = None) -> None:
+        self._snapshot, self._chosen = snapshot, positions
+
+    def __repr__(self) -> str:
+        version = self._snapshot.version
+        classes = ", ".join(self.classes)
+        return f"<vedastore.Collection {self.name!r} {self.version}: {len(self)} samples, {version.task} of {classes}>"
+
+    def __len__(self) -> int:
+        return self._snapshot.version.samples if self._chosen is None else len(self._chosen)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for start in range(0, len(self), 256):
+            yield from self._samples_at(self._positions[start : start + 256])
+
+    @overload
+    def __getitem__(self, key: int | str) -> Sample: ...
+    @overload
+    def __getitem__(self, key: slice) -> Collection: ...
+    def __getitem__(self, key: int | str | slice) -> Sample | Collection:
+        if isinstance(key, slice):
+            return Collection(self._snapshot, self._positions[key])
+        if isinstance(key, str):
+            return self._by_id(key)
+        index = operator.index(key)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} samples, and no number {index}")
+        return self._samples_at(self._positions[[index]])[0]
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._snapshot.version.name
+
+    @property
+    def task(self) -> Task:
+        """What its labels are for: ``classification``, ``object_detection`` or ``segmentation``."""
+        return self._snapshot.version.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes in alphabetical order."""
+        return self._snapshot.version.classes
+
+    @property
+    def version(self) -> str:
+        """The name of the version."""
+        return self._snapshot.version.version
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The names of all versions of the store when it was opened, oldest first."""
+        return tuple(v.version for v in self._snapshot.root.versions)
+
+    @property
+    def store(self) -> str:
+        """Where the store is."""
+        return self._snapshot.objects.url
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float] | None:
+        """West, south, east and north of all footprints, degrees; None where no sample is georeferenced."""
+        if self._chosen is None:
+            return self._snapshot.version.bounds
+        west, south, east, north = self.samples.total_bounds.tolist()
+        return None if np.isnan(west) else (west, south, east, north)
+
+    @cached_property
+    def meta(self) -> dict[str, Any] | None:
+        """The release's ``meta.json``; None where it had none."""
+        member = self._snapshot.read_member("meta")
+        return None if member is None else json.loads(member.data.decode("utf-8-sig"))
+
+    @cached_property
+    def samples(self) -> gpd.GeoDataFrame:
+        """One row a sample (EPSG:4326), without the bytes that only export needs."""
+        columns = [name for name in SAMPLES if name not in HEAVY]
+        return _geo_frame(self._snapshot.table("samples").read(columns).take(self._positions), ("geometry",))
+
+    @cached_property
+    def features(self) -> gpd.GeoDataFrame:
+        """One row a labelled object (EPSG:4326); ``geometry_px`` and ``box_px`` are in pixels of its sample."""
+        import pyarrow.compute as pc
+
+        table = self._snapshot.table("features").read()
+        if self._chosen is not None:
+            import pyarrow as pa
+
+            table = table.filter(pc.is_in(table.column("position"), pa.array(self._positions)))
+        return _geo_frame(table, ("geometry", "geometry_px"))
+
+    def to_xarray(self, labels: bool = True, bucket: str | None = None) -> xr.Dataset:  # noqa: FBT001, FBT002 - the contract
+        """Return a Dataset with ``image`` (sample, band, y, x) on Dask, one chunk a shard.
+
+        Coordinates are ``id``, ``split`` and ``transform`` (sample, affine), the six numbers a to f of each image. With
+        ``labels``, a collection for classification has ``label`` (sample, class), 1 where a sample has a class.
+
+        Raises
+        ------
+        UsageError
+            When the samples are of several shapes or types, and no bucket is named.
+        """
+        return build_dataset(self._snapshot, self._positions, labels=labels, bucket=bucket)
+
+    def multi_hot(self) -> xr.DataArray:
+        """Return a (sample, class) uint8 array on Dask, 1 where a sample has a class."""
+        import dask.array as da
+        import xarray as xr
+
+        table = self._snapshot.table("samples").read(["id", "classes"]).take(self._positions)
+        hot = da.from_array(multi_hot(table.column("classes").to_pylist(), self.classes))
+        coords = {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)), "class": list(self.classes)}
+        return xr.DataArray(hot, coords, ("sample", "class"), name="label")
+
+    def export(
+        self,
+        dest: str | os.PathLike[str],
+        version: str | None = None,
+        for_import: bool = False,  # noqa: FBT001, FBT002 - the contract
+        *,
+        overwrite: bool = False,
+        workers: int | None = None,
+        client: Any = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> ExportReport:
+        """Write a version (this one, unless named) as a release; see :func:`vedastore.ops.export.export`."""
+        if self._chosen is not None:
+            raise UsageError("only a whole version can be exported", hint="export the collection without a slice")
+        return export_op.export(
+            self.store,
+            dest,
+            version=version or self.version,
+            for_import=for_import,
+            overwrite=overwrite,
+            workers=workers,
+            client=client,
+            progress=progress,
+        )
+
+    def verify(
+        self,
+        against: str | os.PathLike[str] | None = None,
+        *,
+        workers: int | None = None,
+        client: Any = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> VerifyReport:
+        """Read everything again and check it; see :func:`vedastore.ops.verify.verify`."""
+        return verify_op.verify(
+            self.store, against=against, version=self.version, workers=workers, client=client, progress=progress
+        )
+
+    @property
+    def _positions(self) -> Any:
+        return np.arange(self._snapshot.version.samples) if self._chosen is None else self._chosen
+
+    def _samples_at(self, positions: Any) -> list[Sample]:
+        table = self._snapshot.table("samples")
+        rows = _take(table, positions, sample_view.COLUMNS)
+        return [sample_view.Sample(self._snapshot, row) for row in rows]
+
+    def _by_id(self, sample_id: str) -> Sample:
+        import pyarrow.compute as pc
+
+        ids = self._snapshot.table("samples").read(["id"]).column(0)
+        position = pc.index(ids, sample_id).as_py()
+        if position < 0 or (self._chosen is not None and position not in self._chosen):
+            raise SampleNotFoundError(f"there is no sample {sample_id!r}", where=self.store)
+        return self._samples_at(np.array([position]))[0]
+
+
+def _take(table: Any, positions: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return rows by position, reading only the row groups that have them."""
+    starts = np.cumsum([0, *table.group_rows])
+    groups = np.searchsorted(starts, positions, side="right") - 1
+    rows: list[dict[str, Any]] = [{}] * len(positions)
+    for group in np.unique(groups):
+        here = np.flatnonzero(groups == group)
+        found = table.read(columns, [int(group)]).take(np.asarray(positions)[here] - starts[group]).to_pylist()
+        for at, row in zip(here.tolist(), found, strict=True):
+            rows[at] = row
+    return rows
+
+
+def _geo_frame(table: Any, geometry: tuple[str, ...]) -> gpd.GeoDataFrame:
+    import geopandas as gpd
+
+    frame = table.drop_columns(["bbox"]).to_pandas()
+    for name in geometry:
+        frame[name] = gpd.GeoSeries.from_wkb(frame[name], crs="EPSG:4326" if name == "geometry" else None)
+    return gpd.GeoDataFrame(frame, geometry="geometry")
+
+
+def open(store: str | os.PathLike[str], version: str | None = None, storage_options: Mapping[str, Any] | None = None) -> Collection:
+    """Open a store at a version, the latest without a name.
+
+    Raises
+    ------
+    StoreError
+        When there is no store, or its root document is damaged.
+    UsageError
+        When there is no such version, or the place cannot be read by this version of vedastore.
+    """
+    _refuse_options(storage_options)
+    return Collection(open_snapshot(store, version))
+
+
+def convert(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    store: str | os.PathLike[str],
+    *,
+    mode: Literal["create", "overwrite"] = "create",
+    label_coords: Literal["auto", "pixel", "geographic"] = "auto",
+    on_error: Literal["raise", "skip"] = "raise",
+    label_field: str | None = None,
+    default_label: str | None = None,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    workers: int | None = None,
+    client: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Collection:
+    """Convert a release to a store, and open it.
+
+    Parameters
+    ----------
+    source : path
+        A ``.tar.gz``, ``.tgz`` or ``.tar``, or an extracted directory.
+    store : path
+        The store's directory; it must not exist, unless ``mode`` is ``"overwrite"``.
+    label_coords : {"auto", "pixel", "geographic"}
+        What the label coordinates of georeferenced samples are; ``"auto"`` tells from all of them, or refuses.
+    on_error : {"raise", "skip"}
+        Whether a bad sample refuses the release, or is left out and listed. A bad archive is always refused.
+    label_field, default_label : str, optional
+        The property that holds the label instead of ``label``; the class of samples that have none.
+    task, classes, name, version : optional
+        What ``meta.json`` would say; given here they win.
+    workers : int, optional
+        Threads; one a core without it.
+    client : distributed.Client, optional
+        A cluster to run on; the active client without it, if there is one.
+    progress : callable, optional
+        Called with the bytes of the archive that were read, and its size.
+
+    Raises
+    ------
+    ReleaseError
+        When the release is refused; no store is visible then, and the source is as it was.
+    ConflictError
+        When the target exists, or another writer was first.
+    """
+    _refuse_options(storage_options)
+    options = ConvertOptions(
+        mode=mode,
+        label_coords=label_coords,
+        on_error=on_error,
+        labels=LabelOptions(label_field, default_label),
+        task=task,
+        classes=None if classes is None else tuple(classes),
+        name=name,
+        version=version,
+    )
+    report = convert_op.convert(_only(source), store, options, workers=workers, client=client, progress=progress)
+    return open(report.store, report.version.version)
+
+
+def _only(source: Any) -> str | os.PathLike[str]:
+    """Return the one source of a call."""
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    if len(sources) != 1:
+        raise UsageError(f"there are {len(sources)} sources", hint="convert one release to one store")
+    only: str | os.PathLike[str] = sources[0]
+    return only
+
+
+def _refuse_options(storage_options: Mapping[str, Any] | None) -> None:
+    if storage_options:
+        raise UsageError("storage_options belong to object stores, and only local paths can be opened")

@@ -1,0 +1,137 @@
+"""A collection as xarray: images on Dask, one task a shard, and what is known of each sample beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vedastore.errors import UsageError
+from vedastore.spec.arrays import DIMENSIONS
+from vedastore.views.labels import multi_hot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+
+    from vedastore.store.snapshot import Snapshot
+
+_COLUMNS = ("id", "bucket", "row", "split", "crs", "transform", "nodata", "classes")
+
+
+def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: str | None) -> xr.Dataset:
+    """Return the samples at some positions as a Dataset; nothing but the index is read.
+
+    Raises
+    ------
+    UsageError
+        When the samples are of several shapes or types and no bucket is named, or no such bucket is there.
+    """
+    import dask.array as da
+    import xarray as xr
+
+    table = snapshot.table("samples").read(_COLUMNS).take(positions)
+    chosen = _choose_bucket(snapshot, table.column("bucket").to_pylist(), bucket)
+    table = table.filter(_equals(table.column("bucket"), chosen))
+    columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
+    spec = snapshot.version.buckets[chosen].spec
+    image = da.concatenate([_block(snapshot, chosen, rows) for rows in _runs(columns["row"], spec.samples_per_shard)])
+    coords: dict[str, Any] = {
+        "id": ("sample", np.array(columns["id"], dtype=object)),
+        "split": ("sample", np.array([s or "" for s in columns["split"]], dtype=object)),
+        "transform": (("sample", "affine"), _transforms(columns["transform"])),
+        "affine": ("affine", list("abcdef")),
+    }
+    data: dict[str, Any] = {"image": (DIMENSIONS, image)}
+    version = snapshot.version
+    if labels and version.task == "classification":
+        coords["class"] = ("class", np.array(version.classes, dtype=object))
+        data["label"] = (("sample", "class"), multi_hot(columns["classes"], version.classes))
+    attributes = {"title": version.name, "version": version.version, "task": version.task, "source": snapshot.objects.url}
+    dataset = xr.Dataset(data, coords, attributes)
+    nodata = set(columns["nodata"])
+    if len(nodata) == 1 and (value := parse_nodata(nodata.pop(), spec.dtype)) is not None:
+        dataset["image"].attrs["_FillValue"] = value
+    return _with_crs(dataset, set(columns["crs"]))
+
+
+def parse_nodata(text: str | None, dtype: str) -> Any:
+    """Return a TIFF's nodata text as a value of the image's type, or as a float where that type has no such value."""
+    if text is None:
+        return None
+    kind = np.dtype(dtype)
+    try:
+        number = int(text) if kind.kind in "iu" else float(text)
+        if kind.kind in "iu" and not np.iinfo(kind).min <= number <= np.iinfo(kind).max:
+            return float(text)
+        return kind.type(number) if kind.kind in "iuf" else number
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return None
+
+
+def _choose_bucket(snapshot: Snapshot, found: Sequence[str], bucket: str | None) -> str:
+    names = sorted(set(found)) or sorted(snapshot.version.buckets)
+    if bucket is not None:
+        if bucket not in snapshot.version.buckets:
+            raise UsageError(f"there is no bucket {bucket!r}", where=snapshot.objects.url, hint=f"there are {', '.join(names)}")
+        return bucket
+    if len(names) > 1:
+        hint = f"name one with bucket=: {', '.join(names)}"
+        raise UsageError("the samples are of several shapes or types, which no one array holds", where=snapshot.objects.url, hint=hint)
+    return names[0]
+
+
+def _equals(column: Any, value: str) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.equal(column, value)
+
+
+def _runs(rows: Sequence[int], per_shard: int) -> list[list[int]]:
+    """Group neighbouring rows of one shard."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and runs[-1][-1] // per_shard == row // per_shard:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
+
+
+def _block(snapshot: Snapshot, bucket: str, rows: list[int]) -> Any:
+    """Return a Dask array of some rows of one shard, read by one task."""
+    import dask.array as da
+    from dask.base import tokenize
+    from dask.delayed import delayed
+
+    spec = snapshot.version.buckets[bucket].spec
+    name = "chips-" + tokenize(snapshot.objects.url, snapshot.root.write_id, bucket, rows)
+    lazy = delayed(read_rows, pure=True)(snapshot, bucket, rows, dask_key_name=name)
+    return da.from_delayed(lazy, (len(rows), *spec.shape), np.dtype(spec.dtype))
+
+
+def read_rows(snapshot: Snapshot, bucket: str, rows: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Return chips (sample, band, y, x) of a bucket's rows."""
+    spec = snapshot.version.buckets[bucket].spec
+    reader = snapshot.chips(bucket)
+    chips = np.empty((len(rows), *spec.shape), np.dtype(spec.dtype))
+    for at, row in enumerate(rows):
+        chips[at] = reader.read(row)
+    return chips
+
+
+def _transforms(rows: Sequence[Sequence[float] | None]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([row if row is not None else [np.nan] * 6 for row in rows], dtype="f8").reshape(-1, 6)
+
+
+def _with_crs(dataset: xr.Dataset, found: set[str | None]) -> xr.Dataset:
+    """Give the dataset a CF grid mapping where all its samples share one CRS; transforms differ, so they stay a coordinate."""
+    if len(found) != 1 or (crs := found.pop()) is None:
+        return dataset
+    import rioxarray  # noqa: F401 - registers .rio
+
+    return dataset.rio.write_crs(crs)  # type: ignore[no-any-return]
