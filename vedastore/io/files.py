@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from vedastore.errors import ConflictError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_SCRATCH_HINT = "free some space, or set TMPDIR to a place that has it"
 _HINT = "use overwrite=True or --overwrite to replace it"
 
 
@@ -42,6 +44,22 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
             draft.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot be written: {error.strerror}", where=str(target)) from error
+
+
+@contextmanager
+def scratch_errors() -> Iterator[None]:
+    """Name what goes wrong with temporary files.
+
+    Raises
+    ------
+    StoreError
+        For every OSError of the block; those of the source and of the target have names of their own by then.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or tempfile.gettempdir())
+        raise StoreError(f"a temporary file cannot be used: {error.strerror or error}", where=where, hint=_SCRATCH_HINT) from error
 
 
 def _publish(draft: Path, target: Path, *, overwrite: bool) -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import version as library_version
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.exchange.release import ReleaseReader
+from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
 from vedastore.ops.decisions import Decisions, FlagCount, decide
 from vedastore.ops.intake import Intake
@@ -59,7 +60,8 @@ def convert(
     ``progress`` is called with the bytes of the archive that were read, and its size.
     """
     reader = ReleaseReader(source, progress)
-    with Write(open_objects(store), overwrite=options.mode == "overwrite") as write, Ledger() as ledger:
+    write = Write(open_objects(store), overwrite=options.mode == "overwrite")
+    with write, scratch_errors(), Ledger() as ledger:
         with open_executor(workers, client) as executor, Intake(write, ledger, options, reader.where) as intake:
             members = ((member, len(member.data)) for member in reader.iter_members())
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)

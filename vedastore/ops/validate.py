@@ -10,6 +10,7 @@ from vedastore.errors import PairError, ReleaseError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.model import Finding, Task
 from vedastore.ops.convert import BATCH_BYTES, BATCH_MEMBERS
+from vedastore.io.files import scratch_errors
 from vedastore.ops.decisions import FlagCount, decide
 from vedastore.ops.roll import Encoded, Roll, read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
@@ -53,7 +54,7 @@ def validate(
     """
     options = replace(options, on_error="skip")
     reader = ReleaseReader(release, progress)
-    with Ledger() as ledger, open_executor(workers, client) as executor:
+    with scratch_errors(), Ledger() as ledger, open_executor(workers, client) as executor:
         roll = Roll(ledger, options, reader.where)
         members = ((member, len(member.data)) for member in reader.iter_members())
         batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vedastore.errors import StoreError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io import tiff
+from vedastore.io.files import scratch_errors
 from vedastore.model import Finding
 from vedastore.ops.rebuild import Rebuilt, iter_rebuilt, rebuild
 from vedastore.ops.workers import open_executor
@@ -78,6 +79,7 @@ def verify(
     if not any(p.rule == "index" for p in problems):
         with ExitStack() as stack:
             executor = stack.enter_context(open_executor(workers, client))
+            stack.enter_context(scratch_errors())
             catalogue = stack.enter_context(open_scratch(_SCHEMA))
             rebuilt = _reported(iter_rebuilt(snapshot, executor), snapshot, progress)
             problems += _check_members(rebuilt, catalogue, counts)

@@ -21,7 +21,10 @@ def open_scratch(schema: str) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(Path(folder) / "scratch.sqlite", isolation_level=None)) as database:
             database.executescript(_PRAGMAS + schema)
             database.execute("BEGIN")
-            yield database
+            try:
+                yield database
+            except sqlite3.OperationalError as error:
+                raise OSError(None, str(error), folder) from error
 
 
 def sort_by_ordinal(rows: Iterable[tuple[int, str, bytes]]) -> Iterator[tuple[int, str, bytes]]:

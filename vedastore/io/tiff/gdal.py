@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 Bytes = npt.NDArray[np.uint8]
 
 PIXEL_SCALE, TIE_POINTS, MATRIX = 33550, 33922, 34264
+#: Tags that say how to decode pixels: those of the layout, JPEG tables, extra samples, all on YCbCr, LERC parameters.
+DECODING = {*range(254, 285), 317, 322, 323, 324, 325, 338, 339, 347, 529, 530, 531, 532, 42113, 50674} - {
+    270,
+    271,
+    272,
+}
 #: Two pixels wide and high: any transform that is not the identity keeps rasterio from warning that there is none.
 #: (Warnings cannot be silenced safely beside other threads.)
 PLACEHOLDER = (2.0, 2.0, 0.0), (0.0,) * 6
@@ -47,10 +54,16 @@ def placeholder(directory: Directory) -> dict[int, Value | None]:
     return {PIXEL_SCALE: Value(DOUBLE, 3, scale), TIE_POINTS: Value(DOUBLE, 6, tie), MATRIX: None}
 
 
+def _bare(data: bytes, directory: Directory) -> bytes:
+    """Leave out what GDAL need not see in order to decode: texts, georeferencing, other pages."""
+    changes: dict[int, Value | None] = dict.fromkeys(directory.entries.keys() - DECODING)
+    return with_changes(data, replace(directory, next_offset=0), changes | placeholder(directory))
+
+
 def read_lossy(data: bytes, directory: Directory, layout: Layout) -> npt.NDArray[Any]:
     """Decode the first image with GDAL; (band, y, x). Its shape and type must be those that the tags say."""
     scheme = SCHEMES[layout.scheme]
-    with open_tiff(with_changes(data, directory, placeholder(directory)), f"the {scheme} image") as dataset:
+    with open_tiff(_bare(data, directory), f"the {scheme} image") as dataset:
         shape = dataset.count, dataset.height, dataset.width
         dtypes = set(dataset.dtypes)
         if shape != (layout.bands, layout.height, layout.width) or dtypes != {layout.native.name}:

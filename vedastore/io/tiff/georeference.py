@@ -18,6 +18,7 @@ from vedastore.io.tiff.structure import SHORT, Directory, Form
 GEO_KEYS, GEO_DOUBLES, GEO_TEXTS = 34735, 34736, 34737
 RASTER_TYPE_KEY, PIXEL_IS_POINT = 1025, 2
 TIE_POINT_NUMBERS, MATRIX_NUMBERS = 6, 16
+ASCII_END = 128
 
 Affine = tuple[float, float, float, float, float, float]
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -72,8 +73,17 @@ def read_crs(directory: Directory) -> str | None:
     for tag in (GEO_KEYS, GEO_DOUBLES, GEO_TEXTS):
         entry, raw = directory.entries.get(tag), directory.raw(tag)
         if entry is not None and raw is not None:
-            tags.append((tag, entry.kind, entry.number, raw))
+            tags.append((tag, entry.kind, entry.number, _readable(raw) if tag == GEO_TEXTS else raw))
     return _interpret(directory.form.order, tuple(tags))
+
+
+def _readable(text: bytes) -> bytes:
+    """Replace what is not UTF-8: rasterio stumbles over it in GDAL's messages."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return bytes(byte if byte < ASCII_END else ord("?") for byte in text)
+    return text
 
 
 def _has_control_points(directory: Directory) -> bool:

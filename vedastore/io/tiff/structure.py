@@ -190,8 +190,10 @@ def read_directory(data: Buffer, form: Form, offset: int) -> Directory:
     for tag, kind, number, value in entry.iter_unpack(bytes(data[first:last])):
         value_bytes = number * KINDS[kind][0] if kind in KINDS else 0
         place = slot if value_bytes <= pointer.size else value
-        if place + value_bytes > size:
-            raise damaged(f"the value of tag {tag} ({value_bytes} bytes at byte {place}) lies outside the file")
+        if place + value_bytes > size or place < form.header_bytes:
+            raise damaged(
+                f"the value of tag {tag} ({value_bytes} bytes at byte {place}) lies outside the file or upon its header"
+            )
         if tag in entries:
             raise damaged(f"tag {tag} stands twice in one directory")
         entries[tag] = Entry(kind, number, place, value_bytes, slot)
