@@ -64,7 +64,9 @@ def _convert(options: argparse.Namespace) -> int:
         version=options.version,
     )
     with _progress(options, "B") as progress, _client(options) as client:
-        report = convert(options.source[0], options.store, chosen, workers=options.workers, client=client, progress=progress)
+        report = convert(
+            options.source[0], options.store, chosen, workers=options.workers, client=client, progress=progress
+        )
     version = report.version
     _tell(
         options,
@@ -105,7 +107,12 @@ def _export(options: argparse.Namespace) -> int:
         )
     request = [] if report.request is None else [json.dumps(report.request, indent=1)]
     counts = f"{report.identical} byte-identical, {report.equivalent} equivalent"
-    _tell(options, asdict(report), f"{report.dest}: {_plural(report.members, 'member')} ({counts}), {_size(report.bytes)}", *request)
+    _tell(
+        options,
+        asdict(report),
+        f"{report.dest}: {_plural(report.members, 'member')} ({counts}), {_size(report.bytes)}",
+        *request,
+    )
     return 0
 
 
@@ -157,7 +164,9 @@ def _validate(options: argparse.Namespace) -> int:
     )
     with _progress(options, "B") as progress:
         report = validate(options.release, chosen, progress=progress)
-    verdict = "ok" if report.ok else f"{_plural(len(report.problems), 'problem')}, {_plural(len(report.findings), 'finding')}"
+    verdict = (
+        "ok" if report.ok else f"{_plural(len(report.problems), 'problem')}, {_plural(len(report.findings), 'finding')}"
+    )
     told = [f"problem {p.rule}: {_placed(p.to_dict())}" for p in report.problems]
     told += [f"finding {f.rule}: {_placed(f.to_dict())}" for f in report.findings]
     _tell(options, asdict(report), f"{options.release}: {verdict}; {_plural(report.samples, 'sample')} convert", *told)
@@ -196,11 +205,16 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="vedastore", description="Labelled Earth-observation chips: releases to Zarr stores, and back byte for byte.")
+    parser = _Parser(
+        prog="vedastore",
+        description="Labelled Earth-observation chips: releases to Zarr stores, and back byte for byte.",
+    )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, example: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=text,
@@ -214,21 +228,29 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("convert", _convert, "turn a release into a store", "vedastore convert ts_104-1.0.1.tar.gz ts_104.zarr")
+    sub = command(
+        "convert", _convert, "turn a release into a store", "vedastore convert ts_104-1.0.1.tar.gz ts_104.zarr"
+    )
     sub.add_argument("source", nargs="+", metavar="SOURCE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
     sub.add_argument("store", metavar="STORE", help="the store's directory")
     sub.add_argument("--overwrite", action="store_true", help="replace a store that is there")
-    sub.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="refuse the release, or leave bad samples out")
+    sub.add_argument(
+        "--on-error", choices=["raise", "skip"], default="raise", help="refuse the release, or leave bad samples out"
+    )
     sub.add_argument("--name", metavar="N", help="the collection's name, instead of meta.json's")
     sub.add_argument("--version", metavar="V", help="the version's name, instead of meta.json's")
     _add_workers(sub)
     _add_label_options(sub)
 
-    sub = command("export", _export, "turn a store into a release again", "vedastore export ts_104.zarr ts_104-1.0.1.tar.gz")
+    sub = command(
+        "export", _export, "turn a store into a release again", "vedastore export ts_104.zarr ts_104-1.0.1.tar.gz"
+    )
     sub.add_argument("store", metavar="STORE")
     sub.add_argument("dest", metavar="DEST.tar.gz", help="the archive to write: .tar.gz, .tgz or .tar")
     sub.add_argument("--version", metavar="V", help="the version to export, the latest without it")
-    sub.add_argument("--for-import", action="store_true", help="only images and labels; print the request for bulk import")
+    sub.add_argument(
+        "--for-import", action="store_true", help="only images and labels; print the request for bulk import"
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     _add_scheduler(sub)
 
@@ -236,7 +258,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("store", metavar="STORE")
     sub.add_argument("--version", metavar="V", help="the version to describe, the latest without it")
 
-    sub = command("verify", _verify, "read everything again and check it", "vedastore verify ts_104.zarr --against ts_104-1.0.1.tar.gz")
+    sub = command(
+        "verify",
+        _verify,
+        "read everything again and check it",
+        "vedastore verify ts_104.zarr --against ts_104-1.0.1.tar.gz",
+    )
     sub.add_argument("store", metavar="STORE")
     sub.add_argument("--against", metavar="RELEASE", help="compare member by member with a release")
     sub.add_argument("--version", metavar="V", help="the version to verify, the latest without it")
@@ -256,7 +283,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_label_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--label-coords", choices=["auto", "pixel", "geographic"], default="auto", help="what georeferenced labels' coordinates are"
+        "--label-coords",
+        choices=["auto", "pixel", "geographic"],
+        default="auto",
+        help="what georeferenced labels' coordinates are",
     )
     sub.add_argument("--label-field", metavar="F", help="the property that holds the label, instead of 'label'")
     sub.add_argument("--default-label", metavar="L", help="the class of samples that have no label")
@@ -345,13 +375,9 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:  # noqa: PLR2004 - the step between units
-            break
-        count /= 1024
-    else:
-        unit = "TiB"
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    step = min(len(units) - 1, (int(count).bit_length() - 1) // 10) if count else 0
+    return f"{count / 1024**step:.{1 if step else 0}f} {units[step]}"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Veda releases, both directions: members of an archive or a directory as halves of pairs, and members back into an archive."""
+"""Veda releases, both directions: members of an archive or directory as halves of pairs, and back into an archive."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,15 +13,16 @@ from vedastore.errors import ArchiveError, ImageError, UsageError
 from vedastore.io import archive, tiff
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader, ParallelGzipWriter
-from vedastore.model import ImageHalf, LabelHalf, LabelOptions
+from vedastore.model import ImageHalf, LabelHalf
 from vedastore.spec.labels import parse_label
-from vedastore.spec.release import MemberRole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
     from vedastore.io.archive import Member
+    from vedastore.model import LabelOptions
+    from vedastore.spec.release import MemberRole
 
 EXPORT_MTIME = 315_532_800
 """1980-01-01, the date of every exported member: releases do not depend on when they were written."""
@@ -33,7 +34,9 @@ class ReleaseReader:
     After the pass ``sha256`` is the digest of the archive's bytes; None for a directory.
     """
 
-    def __init__(self, source: str | os.PathLike[str], progress: Callable[[int, int | None], None] | None = None) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str], progress: Callable[[int, int | None], None] | None = None
+    ) -> None:
         self.url = os.fspath(source)
         if "://" in self.url:
             raise UsageError("only local paths can be read", where=self.url, hint="copy the release to a local disk")
@@ -64,7 +67,7 @@ class ReleaseReader:
         except OSError as error:
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url) from error
 
-    def _iter_archive(self, file: BinaryIO) -> Iterator[Member]:
+    def _iter_archive(self, file: IO[bytes]) -> Iterator[Member]:
         source = _Source(file, os.fstat(file.fileno()).st_size, self._report)
         kind = archive.sniff(file.read(512))
         file.seek(0)
@@ -81,7 +84,7 @@ class ReleaseReader:
 class _Source:
     """A file that is read once: hashes and reports what passes."""
 
-    def __init__(self, file: BinaryIO, total: int, report: Callable[[int, int | None], None]) -> None:
+    def __init__(self, file: IO[bytes], total: int, report: Callable[[int, int | None], None]) -> None:
         self.digest, self._file, self._total, self._done, self._report = hashlib.sha256(), file, total, 0, report
 
     def read(self, size: int = -1) -> bytes:
@@ -126,7 +129,7 @@ def read_image(member: Member, role: MemberRole, where: str) -> tuple[ImageHalf,
 def pixel_digest(pixels: np.ndarray[Any, Any]) -> bytes:
     """Return the SHA-256 of pixels (band, y, x), little-endian."""
     little = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
-    return hashlib.sha256(little.reshape(-1).view("u1")).digest()
+    return hashlib.sha256(little.reshape(-1).view("u1").data).digest()
 
 
 def read_label(member: Member, role: MemberRole, options: LabelOptions, where: str) -> LabelHalf:
@@ -144,7 +147,7 @@ def read_label(member: Member, role: MemberRole, options: LabelOptions, where: s
 class ReleaseWriter:
     """Writes members to an archive in the order they come: ``.tar.gz``, ``.tgz``, or ``.tar`` without compression."""
 
-    def __init__(self, file: BinaryIO, *, compress: bool, executor: Executor) -> None:
+    def __init__(self, file: IO[bytes], *, compress: bool, executor: Executor) -> None:
         self._gzip = ParallelGzipWriter(file, executor) if compress else None
         self._tar = archive.TarWriter(self._gzip.write if self._gzip else file.write)
 

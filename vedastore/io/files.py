@@ -59,7 +59,9 @@ def scratch_errors() -> Iterator[None]:
         yield
     except OSError as error:
         where = str(error.filename or tempfile.gettempdir())
-        raise StoreError(f"a temporary file cannot be used: {error.strerror or error}", where=where, hint=_SCRATCH_HINT) from error
+        raise StoreError(
+            f"a temporary file cannot be used: {error.strerror or error}", where=where, hint=_SCRATCH_HINT
+        ) from error
 
 
 def _publish(draft: Path, target: Path, *, overwrite: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import IO, TYPE_CHECKING, Final, Self
 
 from isal import igzip_lib, isal_zlib
 
@@ -17,6 +17,8 @@ from vedastore.errors import ArchiveError
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
     from types import TracebackType
+
+    from _typeshed import SupportsRead
 
 _MAGIC: Final = b"\x1f\x8b"
 _HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no flags, no time, unknown system
@@ -32,7 +34,7 @@ class GzipReader:
 
     Parameters
     ----------
-    source : BinaryIO
+    source : readable
         The compressed bytes. Its ``OSError`` passes through, and it is not closed here.
     where : str
         Name of the stream, for messages.
@@ -40,7 +42,7 @@ class GzipReader:
         Compressed bytes read and held at a time.
     """
 
-    def __init__(self, source: BinaryIO, where: str, *, chunk_bytes: int = 1 << 20) -> None:
+    def __init__(self, source: SupportsRead[bytes], where: str, *, chunk_bytes: int = 1 << 20) -> None:
         self._source = source
         self._where = where
         self._chunk_bytes = chunk_bytes
@@ -123,7 +125,7 @@ class ParallelGzipWriter:
 
     Parameters
     ----------
-    sink : BinaryIO
+    sink : file
         Receives the compressed bytes in order; it is not closed here.
     executor : concurrent.futures.Executor
         Threads or processes; it is not shut down here.
@@ -136,7 +138,7 @@ class ParallelGzipWriter:
     """
 
     def __init__(
-        self, sink: BinaryIO, executor: Executor, *, level: int = 3, block_bytes: int = 1 << 20, max_pending: int = 8
+        self, sink: IO[bytes], executor: Executor, *, level: int = 3, block_bytes: int = 1 << 20, max_pending: int = 8
     ) -> None:
         self._sink = sink
         self._executor = executor

@@ -140,17 +140,17 @@ class LocalObjects:
 
     @contextmanager
     def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
-        """Own a place that has no store yet, until the block ends; what an interrupted owner left is cleared first.
+        """Own a place that has no store yet, until the block ends; clear what an interrupted owner left.
 
-        The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that may
-        be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
+        The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that
+        may be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
         """
         made = not self.path.exists()
         with self._translated(""):
             if not made and not self.path.is_dir():
                 raise ConflictError("there is a file of that name", where=self.url, hint="choose another target")
             self._make_directory(self.path)
-            found = set(os.listdir(self.path))
+            found = {entry.name for entry in self.path.iterdir()}
             if found and (marker not in found or found - {marker, *ours}):
                 raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
             descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)

@@ -70,7 +70,7 @@ def convert(
                     intake.take(outcome)
             buckets = intake.finish()
         decisions = decide(ledger, options, reader.where)
-        version = _write_index(write, ledger, decisions, buckets, options, reader)
+        version = _write_index(write, ledger, decisions, buckets, options=options, reader=reader)
         _write_metadata(write, buckets)
         write.commit(version)
     return ConvertReport(write.objects.url, version, decisions.kept_members)
@@ -81,6 +81,7 @@ def _write_index(
     ledger: Ledger,
     decisions: Decisions,
     buckets: dict[str, Bucket],
+    *,
     options: ConvertOptions,
     reader: ReleaseReader,
 ) -> Version:
@@ -130,12 +131,13 @@ def _write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:
 def _content(ledger: Ledger) -> dict[str, str]:
     """Return hashes of what the release holds, the same however it was packed.
 
-    ``samples`` covers ids, image files and label files, ``members`` the names and bytes of all other files, ``all`` both;
-    the order of members, the top folder and the container do not count.
+    ``samples`` covers ids, image files and label files, ``members`` the names and bytes of all other files, ``all``
+    both; the order of members, the top folder and the container do not count.
     """
     samples = (_record(i.encode(), digest, _sha256(label)) for i, digest, label in ledger.iter_contents())
+    top = ledger.read_top()
     members = sorted(
-        _record(rules.classify(name).path.encode(), _sha256(data))
+        _record(rules.comparable(name, top).encode(), _sha256(data))
         for _, name, kind, data in ledger.iter_members()
         if kind != "directory"
     )

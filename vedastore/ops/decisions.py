@@ -47,7 +47,13 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
     findings: list[Finding] = []
     meta = _meta(ledger, where)
     for sample_id, member, lack in ledger.unpaired():
-        _refuse(PairError(f"sample {sample_id!r} has no {lack}", where=f"{where}: {member}"), sample_id, member, ledger, options)
+        _refuse(
+            PairError(f"sample {sample_id!r} has no {lack}", where=f"{where}: {member}"),
+            sample_id,
+            member,
+            ledger,
+            options,
+        )
     task = _task(ledger, options, meta, where)
     named = ledger.declared_classes()
     samples = ledger.count()
@@ -58,7 +64,9 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
         findings += rules.check_meta(meta, named, f"{where}: meta.json")
     findings += _bounds_findings(ledger, samples, where)
     kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
-    findings += [Finding("kept-member", "kept for export, though no part of a release", f"{where}: {name}") for name in kept]
+    findings += [
+        Finding("kept-member", "kept for export, though no part of a release", f"{where}: {name}") for name in kept
+    ]
     return Decisions(
         meta=meta,
         task=task,
@@ -88,7 +96,9 @@ class FlagCount:
     def findings(self) -> list[Finding]:
         """Return one finding a flag, with some of the samples that have it."""
         return [
-            Finding(flag.replace("_", "-"), f"{text} ({self._counts[flag]} samples: {', '.join(self._examples[flag])} ...)")
+            Finding(
+                flag.replace("_", "-"), f"{text} ({self._counts[flag]} samples: {', '.join(self._examples[flag])} ...)"
+            )
             for flag, text in _FLAG_FINDINGS.items()
             if flag in self._counts
         ]
@@ -110,18 +120,18 @@ def _meta(ledger: Ledger, where: str) -> Meta:
 
 def _task(ledger: Ledger, options: ConvertOptions, meta: Meta, where: str) -> Task:
     task = options.task or meta.task
-    forms = list(ledger.label_forms())
+    forms = dict(ledger.label_forms())
     if task is None:
-        boxes = all(only_boxes for _, _, kind, only_boxes in forms if kind == "objects")
-        return labels.infer_task({kind for _, _, kind, _ in forms}, only_boxes=boxes, where=where) if forms else "classification"
-    for kind in sorted({kind for _, _, kind, _ in forms}):
-        for sample_id, member in ledger.of_kind(kind):
-            try:
-                labels.check_task(task, kind, f"{where}: {member}")
-            except LabelError as error:
+        return (
+            labels.infer_task(set(forms), only_boxes=forms.get("objects", True), where=where)
+            if forms
+            else "classification"
+        )
+    for kind in forms:
+        if not labels.belongs(task, kind):
+            for sample_id, member in ledger.of_kind(kind):
+                error = labels.wrong_task(task, kind, f"{where}: {member}")
                 _refuse(error, sample_id, member, ledger, options)
-            else:
-                break
     return task
 
 

@@ -106,4 +106,12 @@ def _request(snapshot: Snapshot, dest: str) -> dict[str, Any]:
     largest = max(version.buckets.values(), key=lambda b: b.rows)
     meta = snapshot.read_member("meta")
     options = version.source.get("options", {}).get("labels", {})
-    return import_request(version.name, version.task, largest.spec.dtype, largest.spec.shape, meta and meta.data, options, dest)
+    return import_request(
+        name=version.name,
+        task=version.task,
+        dtype=largest.spec.dtype,
+        shape=largest.spec.shape,
+        meta=None if meta is None else meta.data,
+        options=options,
+        archive=dest,
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from heapq import merge
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
 
@@ -49,8 +49,8 @@ class Rebuilt:
 
 def iter_rebuilt(snapshot: Snapshot, executor: Executor, *, only_pairs: bool = False) -> Iterator[Rebuilt]:
     """Yield every member of a version in the order of its release; image files are rebuilt by the executor."""
-    streams = [snapshot.iter_images(), snapshot.iter_labels(), *([] if only_pairs else [snapshot.iter_members()])]
-    items: Iterator[StoredImage | StoredFile] = merge(*streams, key=attrgetter("ordinal"))
+    files = [snapshot.iter_labels()] if only_pairs else [snapshot.iter_labels(), snapshot.iter_members()]
+    items = merge(cast("Iterator[StoredImage | StoredFile]", snapshot.iter_images()), *files, key=attrgetter("ordinal"))
     sized = ((item, _size(item, snapshot)) for item in items)
     batches = batched_bytes(sized, BATCH_BYTES, BATCH_MEMBERS)
     for batch in map_ordered(executor, partial(rebuild, snapshot), batches):

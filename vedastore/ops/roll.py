@@ -1,4 +1,4 @@
-"""The halves of a release as they come from the workers, and the roll that admits each id, and each single file, once."""
+"""The halves of a release as they come from the workers, and the roll that admits each id once."""
 
 from __future__ import annotations
 

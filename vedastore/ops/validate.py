@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from vedastore.errors import PairError, ReleaseError
 from vedastore.exchange.release import ReleaseReader
+from vedastore.io.files import scratch_errors
 from vedastore.model import Finding, Task
 from vedastore.ops.convert import BATCH_BYTES, BATCH_MEMBERS
-from vedastore.io.files import scratch_errors
 from vedastore.ops.decisions import FlagCount, decide
 from vedastore.ops.roll import Encoded, Roll, read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_executor

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from vedastore.errors import StoreError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import os
     import sqlite3
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Executor
 
     from vedastore.io.archive import Member
 
@@ -41,8 +41,8 @@ _READ_BYTES = 8 * 2**20
 class VerifyReport:
     """What a verification found.
 
-    Without a release, ``byte_identical`` and ``equivalent`` count the images that come back as they were converted. With
-    one they count the release's members, all kinds, by what the export of the version has in their place.
+    Without a release, ``byte_identical`` and ``equivalent`` count the images that come back as they were converted.
+    With one they count the release's members, all kinds, by what the export of the version has in their place.
     """
 
     ok: bool
@@ -123,7 +123,9 @@ def _check_index(snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding("index", error.message, file.key)
 
 
-def _check_members(members: Iterator[Rebuilt], catalogue: sqlite3.Connection, counts: Counter[str]) -> Iterator[Finding]:
+def _check_members(
+    members: Iterator[Rebuilt], catalogue: sqlite3.Connection, counts: Counter[str]
+) -> Iterator[Finding]:
     """Count images by outcome, tell the damaged ones, and note every member for a comparison."""
     position = 0
     for member in members:
@@ -201,10 +203,10 @@ class _Images:
 
     def differences(self, position: int, member: Member) -> list[str]:
         """Tell how an image of a release differs from the one that an export writes."""
-        if position < self._next or self._next == 0:
+        if position < self._next or not self._next:
             self._stream, self._next = self._snapshot.iter_images(), 0
-        while self._next <= position:
-            image, self._next = next(self._stream), self._next + 1
+        image = next(islice(self._stream, position - self._next, None))
+        self._next = position + 1
         (rebuilt,) = rebuild(self._snapshot, [image])
         return [rebuilt.problem.message] if rebuilt.problem else tiff.differences(member.data, rebuilt.data)
 

@@ -84,7 +84,9 @@ def map_ordered(
             future.cancel()
 
 
-def batched_bytes(items: Iterable[tuple[Item, int]], limit_bytes: int, limit_items: int) -> Iterator[tuple[list[Item], int]]:
+def batched_bytes(
+    items: Iterable[tuple[Item, int]], limit_bytes: int, limit_items: int
+) -> Iterator[tuple[list[Item], int]]:
     """Group (item, bytes) pairs into lists that reach one of the limits, with the bytes of each list."""
     batch: list[Item] = []
     total = 0

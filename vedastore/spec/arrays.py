@@ -128,7 +128,9 @@ def array_metadata(spec: ChipSpec, rows: int) -> dict[str, Any]:
     }
 
 
-def group_metadata(members: dict[str, dict[str, Any]] | None = None, attributes: dict[str, Any] | None = None) -> dict[str, Any]:
+def group_metadata(
+    members: dict[str, dict[str, Any]] | None = None, attributes: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the ``zarr.json`` of a group, with the metadata of its members inline where given."""
     group: dict[str, Any] = {"attributes": attributes or {}, "zarr_format": 3, "node_type": "group"}
     if members is not None:

@@ -9,12 +9,14 @@ import math
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vedastore.errors import LabelError
-from vedastore.model import Affine6
+
+if TYPE_CHECKING:
+    from vedastore.model import Affine6
 
 Bounds = tuple[float, float, float, float]
 _RING_MIN: Final = 4
@@ -133,7 +135,7 @@ def footprint_transform(wkb: bytes, height: int, width: int) -> tuple[Affine6 | 
     corners = _corners(wkb)
     if corners is None:
         return None, frozenset({"footprint_not_rectangle"})
-    minx, miny, maxx, maxy = (*corners.min(0), *corners.max(0))
+    (minx, miny), (maxx, maxy) = corners.min(0).tolist(), corners.max(0).tolist()
     upright = np.array([(minx, maxy), (maxx, maxy), (maxx, miny), (minx, miny)])
     orders = [np.roll(c, -k, axis=0) for c in (corners, corners[::-1]) for k in range(4)]
     best = min(orders, key=lambda c: float(((c - upright) ** 2).sum()))

@@ -96,13 +96,16 @@ def _parse_object(item: Any, where: str) -> Shape:
     return parse_geometry(item, where)
 
 
-def check_task(task: Task, kind: LabelKind, where: str) -> None:
-    """Refuse a label whose form does not belong to the release's task."""
-    wrong = "objects" if task == "classification" else "flags"
-    if kind == wrong:
-        form = "lists of objects" if kind == "objects" else "0/1 values"
-        hint = "name the task with task= or --task if meta.json is wrong"
-        raise LabelError(f"the label has {form}, but the task is {task}", where=where, hint=hint)
+def belongs(task: Task, kind: LabelKind) -> bool:
+    """Tell whether labels of a form belong to a task."""
+    return kind != ("objects" if task == "classification" else "flags")
+
+
+def wrong_task(task: Task, kind: LabelKind, where: str) -> LabelError:
+    """Return the error for a label whose form does not belong to the release's task."""
+    form = "lists of objects" if kind == "objects" else "0/1 values"
+    hint = "name the task with task= or --task if meta.json is wrong"
+    return LabelError(f"the label has {form}, but the task is {task}", where=where, hint=hint)
 
 
 def infer_task(kinds: set[LabelKind], *, only_boxes: bool, where: str) -> Task:
@@ -112,7 +115,9 @@ def infer_task(kinds: set[LabelKind], *, only_boxes: bool, where: str) -> Task:
     if kinds & {"flags", "name"}:
         return "classification"
     hint = "name it with task= or --task"
-    raise ReleaseError("the task cannot be told: there is no meta.json and every label is empty", where=where, hint=hint)
+    raise ReleaseError(
+        "the task cannot be told: there is no meta.json and every label is empty", where=where, hint=hint
+    )
 
 
 @dataclass(frozen=True, slots=True)

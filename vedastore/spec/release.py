@@ -120,7 +120,9 @@ def check_meta(meta: Meta, classes: set[str], where: str) -> list[Finding]:
     declared = meta.declared or {}
     count = declared.get("nclasses")
     if isinstance(count, int) and meta.classes and count != len(meta.classes):
-        findings.append(Finding("meta-nclasses", f"nclasses is {count}, but {len(meta.classes)} classes are listed", where))
+        findings.append(
+            Finding("meta-nclasses", f"nclasses is {count}, but {len(meta.classes)} classes are listed", where)
+        )
     return findings
 
 
@@ -138,6 +140,7 @@ def _text(value: object) -> str | None:
 
 
 def import_request(
+    *,
     name: str,
     task: Task,
     dtype: str,
@@ -160,5 +163,9 @@ def import_request(
         "public": bool(declared.get("public", False)),
         "sensors": [declared["source"]] if declared.get("source") else [],
     }
-    chosen = {"default_label": options.get("default_label"), "label_field": options.get("label_field"), "s3path": archive}
+    chosen = {
+        "default_label": options.get("default_label"),
+        "label_field": options.get("label_field"),
+        "s3path": archive,
+    }
     return {"metadata": metadata, "options": chosen}

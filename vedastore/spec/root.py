@@ -1,6 +1,7 @@
 """The root document of a store: which versions there are, and which objects each one names.
 
-It stands in the attributes of the root ``zarr.json``; writing that one object is the commit. Source: ``docs/format.md``.
+It stands in the attributes of the root ``zarr.json``; writing that one object is the commit.
+Source: ``docs/format.md``.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import StoreError, UsageError
-from vedastore.model import Task
 from vedastore.spec import arrays, keys
 from vedastore.spec.arrays import ChipSpec
+
+if TYPE_CHECKING:
+    from vedastore.model import Task
 
 FORMAT: Final = 1
 ATTRIBUTE: Final = "vedastore"
@@ -82,6 +85,10 @@ class Root:
     write_id: str
     versions: tuple[Version, ...]
 
+    def __post_init__(self) -> None:
+        if not self.versions:
+            raise ValueError("it names no version")
+
     def find(self, version: str | None, where: str) -> Version:
         """Return a version by its name; the latest without one."""
         if version is None:
@@ -130,16 +137,17 @@ def parse_root(data: bytes, where: str) -> Root:
         hint = "vedastore convert makes one from a release"
         raise StoreError("this is not a vedastore store", where=where, hint=hint) from None
     if number != FORMAT:
-        raise StoreError(f"the store is of format {number!r}, this is vedastore for format {FORMAT}", where=where, hint="update vedastore")
+        raise StoreError(
+            f"the store is of format {number!r}, this is vedastore for format {FORMAT}",
+            where=where,
+            hint="update vedastore",
+        )
+    if checksum != _checksum({"format": number, **body}):
+        raise StoreError("the root document is damaged: its checksum does not fit", where=where)
     try:
-        if checksum != _checksum({"format": number, **body}):
-            raise ValueError("its checksum does not fit")
-        root = Root(str(body["write_id"]), tuple(_parse_version(v) for v in body["versions"]))
-        if not root.versions:
-            raise ValueError("it names no version")
+        return Root(str(body["write_id"]), tuple(_parse_version(v) for v in body["versions"]))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise StoreError(f"the root document is damaged: {error}", where=where) from None
-    return root
 
 
 def _checksum(body: dict[str, Any]) -> str:
@@ -165,5 +173,5 @@ def _parse_version(document: dict[str, Any]) -> Version:
         buckets[name] = Bucket(spec, int(b["rows"]), int(b["bytes"]))
     index = {name: IndexFile(**document["index"][name]) for name in keys.TABLES}
     known = {f.name for f in fields(Version)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in known}
-    return Version(**{**values, "index": index, "buckets": buckets})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in known}
+    return Version(**(values | {"index": index, "buckets": buckets}))

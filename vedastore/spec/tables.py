@@ -69,7 +69,7 @@ def geo_metadata(
 ) -> dict[str, Any] | None:
     """Return the ``geo`` key of a table's Parquet footer; None for a table without geometry.
 
-    ``crs`` is the PROJJSON of EPSG:4326; pixel geometries have no CRS. ``types`` and ``bounds`` are what the columns hold.
+    ``crs`` is the PROJJSON of EPSG:4326; pixel geometries have none. ``types`` and ``bounds`` are what columns hold.
     """
     columns: dict[str, Any] = {}
     for name in GEOMETRY_COLUMNS[table]:

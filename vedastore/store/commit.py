@@ -1,7 +1,7 @@
 """The only compare-and-swap: how a new root document becomes the store.
 
-Everything that the new root names is written first, under keys that no version names, and is durable. Then one object is
-swapped. A refused swap may be our own that landed after a hidden retry, so the root is read back before deciding.
+Everything that the new root names is written first, under keys that no version names, and is durable. Then one object
+is swapped. A refused swap may be our own that landed after a hidden retry, so the root is read back before deciding.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Write:
         except StoreError as error:
             if self._is_ours():
                 hint = "verify the store before using it"
-                raise UnknownOutcomeError(f"the commit may not be durable: {error.message}", where=error.where, hint=hint) from error
+                raise UnknownOutcomeError(
+                    f"the commit may not be durable: {error.message}", where=error.where, hint=hint
+                ) from error
             raise
         self._landed = True
         return root

@@ -1,7 +1,7 @@
 """The rows of a version under way, in a scratch database: halves of pairs come in any order, rows go out in order.
 
-A release of any size needs only the database's cache in memory. The file lives in the temporary directory, belongs to one
-conversion, and is gone with it.
+A release of any size needs only the database's cache in memory. The file lives in the temporary directory, belongs to
+one conversion, and is gone with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-
+from vedastore.spec.release import classify
 from vedastore.store.scratch import open_scratch
 
 if TYPE_CHECKING:
@@ -21,16 +21,27 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 256
 _SCHEMA: Final = """
-CREATE TABLE images (id TEXT PRIMARY KEY, member TEXT, ordinal INTEGER, bucket TEXT, row INTEGER, height INTEGER,
-    width INTEGER, crs TEXT, transform TEXT, nodata TEXT, digest BLOB, pixel_digest BLOB, fidelity TEXT, envelope BLOB);
-CREATE TABLE labels (id TEXT PRIMARY KEY, member TEXT, ordinal INTEGER, data BLOB, kind TEXT, declared TEXT, present TEXT,
-    flags TEXT, footprint BLOB, footprint_bounds TEXT, objects_bounds TEXT, boxes INTEGER, objects INTEGER);
-CREATE TABLE objects (label INTEGER, class TEXT, ordinal INTEGER, geometry BLOB);
+CREATE TABLE images (id TEXT PRIMARY KEY, image_member TEXT, image_ordinal INTEGER, bucket TEXT, row INTEGER,
+    height INTEGER, width INTEGER, crs TEXT, transform TEXT, nodata TEXT, image_digest BLOB, pixel_digest BLOB,
+    fidelity TEXT, envelope BLOB);
+CREATE TABLE labels (id TEXT PRIMARY KEY, label_member TEXT, label_ordinal INTEGER, label BLOB, kind TEXT,
+    declared TEXT, present TEXT, flags TEXT, footprint BLOB, footprint_bounds TEXT, objects_bounds TEXT, boxes INTEGER);
+CREATE TABLE objects (label_ordinal INTEGER, class TEXT, ordinal INTEGER, geometry BLOB);
 CREATE TABLE rejected (id TEXT, member TEXT, reason TEXT);
 CREATE TABLE members (ordinal INTEGER, name TEXT, kind TEXT, data BLOB);
 CREATE TABLE positions (position INTEGER PRIMARY KEY, id TEXT);
+CREATE VIEW pairs AS SELECT * FROM images JOIN labels USING (id) WHERE id NOT IN (SELECT id FROM rejected);
+CREATE VIEW unpaired AS
+    SELECT id, image_member AS member, 'label' AS lack, image_ordinal AS ordinal FROM images
+        WHERE id NOT IN (SELECT id FROM labels) AND id NOT IN (SELECT id FROM rejected)
+    UNION ALL SELECT id, label_member, 'image', label_ordinal FROM labels
+        WHERE id NOT IN (SELECT id FROM images) AND id NOT IN (SELECT id FROM rejected);
 """
-_PAIRED: Final = "images JOIN labels USING (id) WHERE id NOT IN (SELECT id FROM rejected)"
+_PAIRS: Final = """
+SELECT position - 1 AS position, id, bucket, row, height, width, crs, transform, nodata, image_digest, pixel_digest,
+    fidelity, envelope, image_member, image_ordinal, label_member, label_ordinal, label, present, flags, footprint
+FROM positions JOIN pairs USING (id) ORDER BY position
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +107,53 @@ class Ledger:
 
     def add_image(self, image: ImageHalf, bucket: str, row: int) -> str | None:
         """Add an image; return the member that has its id already, if one has, and add nothing then."""
-        if taken := self._taken("images", image.id):
-            return taken
-        values = (image.id, image.member, image.ordinal, bucket, row, image.height, image.width, image.crs,
-                  _dump(image.transform), image.nodata, image.digest, image.pixel_digest, image.fidelity, image.envelope)  # fmt: skip
-        self._db.execute(f"INSERT INTO images VALUES ({_marks(values)})", values)
+        if taken := self._db.execute("SELECT image_member FROM images WHERE id = ?", (image.id,)).fetchone():
+            return str(taken[0])
+        self._db.execute(
+            "INSERT INTO images VALUES (:id, :image_member, :image_ordinal, :bucket, :row, :height, :width, :crs,"
+            " :transform, :nodata, :image_digest, :pixel_digest, :fidelity, :envelope)",
+            {
+                "id": image.id,
+                "image_member": image.member,
+                "image_ordinal": image.ordinal,
+                "bucket": bucket,
+                "row": row,
+                "height": image.height,
+                "width": image.width,
+                "crs": image.crs,
+                "transform": _dump(image.transform),
+                "nodata": image.nodata,
+                "image_digest": image.digest,
+                "pixel_digest": image.pixel_digest,
+                "fidelity": image.fidelity,
+                "envelope": image.envelope,
+            },
+        )
         return None
 
     def add_label(self, half: LabelHalf) -> str | None:
         """Add a label; return the member that has its id already, if one has, and add nothing then."""
-        if taken := self._taken("labels", half.id):
-            return taken
+        if taken := self._db.execute("SELECT label_member FROM labels WHERE id = ?", (half.id,)).fetchone():
+            return str(taken[0])
         label = half.label
-        boxes = all(o.is_box for o in label.objects)
-        values = (half.id, half.member, half.ordinal, half.data, label.kind, _dump(label.declared), _dump(label.present),
-                  _dump(label.flags), label.footprint, _dump(label.footprint_bounds), _dump(label.objects_bounds), boxes,
-                  len(label.objects))  # fmt: skip
-        self._db.execute(f"INSERT INTO labels VALUES ({_marks(values)})", values)
+        self._db.execute(
+            "INSERT INTO labels VALUES (:id, :label_member, :label_ordinal, :label, :kind, :declared, :present, :flags,"
+            " :footprint, :footprint_bounds, :objects_bounds, :boxes)",
+            {
+                "id": half.id,
+                "label_member": half.member,
+                "label_ordinal": half.ordinal,
+                "label": half.data,
+                "kind": label.kind,
+                "declared": _dump(label.declared),
+                "present": _dump(label.present),
+                "flags": _dump(label.flags),
+                "footprint": label.footprint,
+                "footprint_bounds": _dump(label.footprint_bounds),
+                "objects_bounds": _dump(label.objects_bounds),
+                "boxes": all(o.is_box for o in label.objects),
+            },
+        )
         objects = [(half.ordinal, o.class_name, o.ordinal, o.geometry) for o in label.objects]
         self._db.executemany("INSERT INTO objects VALUES (?, ?, ?, ?)", objects)
         return None
@@ -130,78 +171,71 @@ class Ledger:
         rows = self._db.execute("SELECT id, member, reason FROM rejected ORDER BY id, member")
         return [{"id": i, "member": m, "reason": r} for i, m, r in rows]
 
-    def unpaired(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (id, member, what is missing) for every half without the other."""
-        for have, lack in (("images", "labels"), ("labels", "images")):
-            yield from self._db.execute(
-                f"SELECT id, member, '{lack[:-1]}' FROM {have} WHERE id NOT IN (SELECT id FROM {lack})"
-                " AND id NOT IN (SELECT id FROM rejected) ORDER BY ordinal"
-            ).fetchall()
+    def unpaired(self) -> list[tuple[str, str, str]]:
+        """Return (id, member, what is missing) for every half without the other."""
+        return self._db.execute("SELECT id, member, lack FROM unpaired ORDER BY ordinal").fetchall()
 
-    def label_forms(self) -> Iterator[tuple[str, str, LabelKind, bool]]:
-        """Yield (id, member, kind, whether all objects are boxes) for one label of each form, the first of its form."""
-        query = f"SELECT id, labels.member, kind, boxes, MIN(labels.ordinal) FROM {_PAIRED} GROUP BY kind, boxes"
-        yield from ((i, m, kind, bool(boxes)) for i, m, kind, boxes, _ in self._db.execute(query).fetchall())
+    def label_forms(self) -> list[tuple[LabelKind, bool]]:
+        """Return the forms of labels that occur, each with whether all its objects are boxes."""
+        rows = self._db.execute("SELECT kind, MIN(boxes) FROM pairs GROUP BY kind ORDER BY kind")
+        return [(kind, bool(boxes)) for kind, boxes in rows]
 
-    def of_kind(self, kind: LabelKind) -> Iterator[tuple[str, str]]:
-        """Yield (id, label member) for every label of a form."""
-        yield from self._db.execute(f"SELECT id, labels.member FROM {_PAIRED} AND kind = ?", (kind,)).fetchall()
+    def of_kind(self, kind: LabelKind) -> list[tuple[str, str]]:
+        """Return (id, label member) of every label of a form."""
+        query = "SELECT id, label_member FROM pairs WHERE kind = ? ORDER BY label_ordinal"
+        return self._db.execute(query, (kind,)).fetchall()
 
     def declared_classes(self) -> set[str]:
         """Return every class that a label names, present or not."""
-        rows = self._db.execute(f"SELECT DISTINCT declared FROM {_PAIRED}")
+        rows = self._db.execute("SELECT DISTINCT declared FROM pairs")
         return {name for (text,) in rows for name in json.loads(text)}
 
     def coordinates(self) -> Iterator[CoordinateRow]:
         """Yield what is known of the coordinates of every georeferenced sample with objects."""
         query = (
-            f"SELECT id, objects_bounds, footprint_bounds, height, width FROM {_PAIRED}"
-            " AND objects_bounds IS NOT NULL AND footprint_bounds IS NOT NULL ORDER BY images.ordinal"
+            "SELECT id, objects_bounds, footprint_bounds, height, width FROM pairs"
+            " WHERE objects_bounds IS NOT NULL AND footprint_bounds IS NOT NULL ORDER BY image_ordinal"
         )
         for sample_id, objects, footprint, height, width in self._db.execute(query):
-            yield CoordinateRow(sample_id, tuple(json.loads(objects)), tuple(json.loads(footprint)), height, width)
+            yield CoordinateRow(sample_id, _load(objects), _load(footprint), height, width)
 
     def count(self) -> int:
         """Return how many pairs there are; their positions are fixed by this call."""
         self._db.execute("DELETE FROM positions")
-        self._db.execute(f"INSERT INTO positions SELECT NULL, id FROM (SELECT id FROM {_PAIRED} ORDER BY images.ordinal)")
+        self._db.execute("INSERT INTO positions SELECT NULL, id FROM (SELECT id FROM pairs ORDER BY image_ordinal)")
         return int(self._db.execute("SELECT COUNT(*) FROM positions").fetchone()[0])
 
     def iter_pairs(self) -> Iterator[list[PairEntry]]:
         """Yield all pairs in the order of their images, in lists of at most 256."""
-        self._db.execute("CREATE INDEX IF NOT EXISTS by_label ON objects (label)")
-        query = (
-            "SELECT position - 1, id, bucket, row, height, width, crs, transform, nodata, digest, pixel_digest, fidelity,"
-            " envelope, images.member, images.ordinal, labels.member, labels.ordinal, data, present, flags, footprint"
-            " FROM positions JOIN images USING (id) JOIN labels USING (id) ORDER BY position"
-        )
-        cursor = self._db.execute(query)
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_label ON objects (label_ordinal)")
+        cursor = self._db.execute(_PAIRS)
+        names = [column[0] for column in cursor.description]
         while rows := cursor.fetchmany(_BATCH_ROWS):
-            yield [self._pair(row) for row in rows]
+            yield [self._pair(dict(zip(names, row, strict=True))) for row in rows]
 
-    def _pair(self, row: tuple[Any, ...]) -> PairEntry:
-        *plain, present, flags, footprint = row
-        plain[7] = _load(plain[7])
-        query = "SELECT class, ordinal, geometry FROM objects WHERE label = ? ORDER BY rowid"
-        objects = tuple(ObjectEntry(*o) for o in self._db.execute(query, (plain[16],)))
-        return PairEntry(*plain, _load(present), _load(flags), footprint, objects)
+    def _pair(self, row: dict[str, Any]) -> PairEntry:
+        query = "SELECT class, ordinal, geometry FROM objects WHERE label_ordinal = ? ORDER BY rowid"
+        objects = tuple(ObjectEntry(*o) for o in self._db.execute(query, (row["label_ordinal"],)))
+        lists = {name: _load(row[name]) for name in ("transform", "present", "flags")}
+        return PairEntry(**(row | lists), objects=objects)
 
     def iter_members(self) -> Iterator[tuple[int, str, str, bytes]]:
         """Yield (ordinal, name, kind, bytes) of the members that are no half of a pair, in order."""
         yield from self._db.execute("SELECT ordinal, name, kind, data FROM members ORDER BY ordinal")
 
+    def read_top(self) -> str:
+        """Return the release's top folder; an empty text where it has none."""
+        row = self._db.execute("SELECT image_member FROM images LIMIT 1").fetchone()
+        return classify(row[0]).top if row else ""
+
     def iter_contents(self) -> Iterator[tuple[str, bytes, bytes]]:
         """Yield (id, digest of the image file, bytes of the label file) of every pair, by id."""
-        yield from self._db.execute(f"SELECT id, digest, data FROM {_PAIRED} ORDER BY id")
+        yield from self._db.execute("SELECT id, image_digest, label FROM pairs ORDER BY id")
 
     def read_member(self, kind: str) -> tuple[str, bytes] | None:
         """Return the name and the bytes of the member of a kind that a release has at most once."""
         row = self._db.execute("SELECT name, data FROM members WHERE kind = ?", (kind,)).fetchone()
-        return row
-
-    def _taken(self, table: str, sample_id: str) -> str | None:
-        row = self._db.execute(f"SELECT member FROM {table} WHERE id = ?", (sample_id,)).fetchone()
-        return row[0] if row else None
+        return None if row is None else (row[0], row[1])
 
 
 def _dump(values: tuple[Any, ...] | None) -> str | None:
@@ -210,7 +244,3 @@ def _dump(values: tuple[Any, ...] | None) -> str | None:
 
 def _load(text: str | None) -> Any:
     return None if text is None else tuple(json.loads(text))
-
-
-def _marks(values: tuple[Any, ...]) -> str:
-    return ", ".join("?" * len(values))

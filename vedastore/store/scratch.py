@@ -1,4 +1,4 @@
-"""Scratch databases: what would grow with a release is kept in a temporary SQLite file, with a small cache in memory."""
+"""Scratch databases: what would grow with a release is kept in a temporary SQLite file, a little of it in memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ _PRAGMAS = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_si
 @contextmanager
 def open_scratch(schema: str) -> Iterator[sqlite3.Connection]:
     """Give a database of its own, in one transaction; it is gone with the block."""
-    with tempfile.TemporaryDirectory(prefix="vedastore-") as folder:
-        with closing(sqlite3.connect(Path(folder) / "scratch.sqlite", isolation_level=None)) as database:
-            database.executescript(_PRAGMAS + schema)
-            database.execute("BEGIN")
-            try:
-                yield database
-            except sqlite3.OperationalError as error:
-                raise OSError(None, str(error), folder) from error
+    with (
+        tempfile.TemporaryDirectory(prefix="vedastore-") as folder,
+        closing(sqlite3.connect(Path(folder) / "scratch.sqlite", isolation_level=None)) as database,
+    ):
+        database.executescript(_PRAGMAS + schema)
+        database.execute("BEGIN")
+        try:
+            yield database
+        except sqlite3.OperationalError as error:
+            raise OSError(None, str(error), folder) from error
 
 
 def sort_by_ordinal(rows: Iterable[tuple[int, str, bytes]]) -> Iterator[tuple[int, str, bytes]]:

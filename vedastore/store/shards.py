@@ -1,7 +1,7 @@
 """Chips in shards: encode, assemble, read. The inner format of Zarr v3's ``sharding_indexed`` codec.
 
-A shard is its inner chunks one behind the other, then an index of (offset, length) as little-endian uint64 pairs, then the
-index's crc32c. Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
+A shard is its inner chunks one behind the other, then an index of (offset, length) as little-endian uint64 pairs, then
+the index's crc32c. Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def decode_chip(chunks: Iterable[bytes], spec: ChipSpec, where: str) -> np.ndarr
     """
     (height, width), (rows, columns) = spec.tile, spec.tiles
     shape = (spec.bands, height, width)
-    tiles = [np.frombuffer(_decode_chunk(c, spec, where), np.dtype(spec.dtype).newbyteorder("<")).reshape(shape) for c in chunks]
+    tiles = [
+        np.frombuffer(_decode_chunk(c, spec, where), np.dtype(spec.dtype).newbyteorder("<")).reshape(shape)
+        for c in chunks
+    ]
     if len(tiles) == 1:
         return tiles[0]
     chip = np.empty((spec.bands, rows * height, columns * width), tiles[0].dtype)
@@ -102,7 +105,7 @@ def _decompress(body: bytes, spec: ChipSpec, wanted: int, where: str) -> bytes:
         import zstandard
 
         try:
-            return zstandard.ZstdDecompressor().decompress(body, max_output_size=wanted)
+            return bytes(zstandard.ZstdDecompressor().decompress(body, max_output_size=wanted))
         except zstandard.ZstdError as error:
             raise StoreError(f"pixels are damaged: {error}", where=where) from None
     from numcodecs import blosc

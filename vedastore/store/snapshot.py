@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vedastore.errors import StoreError
 from vedastore.io.objects import open_objects
-from vedastore.model import Fidelity
 from vedastore.spec import keys
 from vedastore.store.commit import read_root
 from vedastore.store.scratch import sort_by_ordinal
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vedastore.io.objects import LocalObjects
+    from vedastore.model import Fidelity
     from vedastore.spec.root import Root, Version
 
 

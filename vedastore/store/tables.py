@@ -25,7 +25,16 @@ GROUP_ROWS: Final = 4096
 GROUP_BYTES: Final = 16 * 2**20
 _PART_BYTES: Final = 2**20
 _DICTIONARY: Final = {
-    "samples": ["bucket", "crs", "nodata", "split", "fidelity", "envelope", "classes.list.element", "flags.list.element"],
+    "samples": [
+        "bucket",
+        "crs",
+        "nodata",
+        "split",
+        "fidelity",
+        "envelope",
+        "classes.list.element",
+        "flags.list.element",
+    ],
     "features": ["id", "class"],
     "members": ["kind"],
 }

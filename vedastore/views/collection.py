@@ -139,7 +139,7 @@ class Collection:
             table = table.filter(pc.is_in(table.column("position"), pa.array(self._positions)))
         return _geo_frame(table, ("geometry", "geometry_px"))
 
-    def to_xarray(self, labels: bool = True, bucket: str | None = None) -> xr.Dataset:  # noqa: FBT001, FBT002 - the contract
+    def to_xarray(self, labels: bool = True, bucket: str | None = None) -> xr.Dataset:
         """Return a Dataset with ``image`` (sample, band, y, x) on Dask, one chunk a shard.
 
         Coordinates are ``id``, ``split`` and ``transform`` (sample, affine), the six numbers a to f of each image. With
@@ -166,7 +166,7 @@ class Collection:
         self,
         dest: str | os.PathLike[str],
         version: str | None = None,
-        for_import: bool = False,  # noqa: FBT001, FBT002 - the contract
+        for_import: bool = False,
         *,
         overwrite: bool = False,
         workers: int | None = None,
@@ -241,7 +241,9 @@ def _geo_frame(table: Any, geometry: tuple[str, ...]) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(frame, geometry="geometry")
 
 
-def open(store: str | os.PathLike[str], version: str | None = None, storage_options: Mapping[str, Any] | None = None) -> Collection:
+def open(
+    store: str | os.PathLike[str], version: str | None = None, storage_options: Mapping[str, Any] | None = None
+) -> Collection:
     """Open a store at a version, the latest without a name.
 
     Raises

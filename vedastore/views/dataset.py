@@ -48,7 +48,12 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     if labels and version.task == "classification":
         coords["class"] = ("class", np.array(version.classes, dtype=object))
         data["label"] = (("sample", "class"), multi_hot(columns["classes"], version.classes))
-    attributes = {"title": version.name, "version": version.version, "task": version.task, "source": snapshot.objects.url}
+    attributes = {
+        "title": version.name,
+        "version": version.version,
+        "task": version.task,
+        "source": snapshot.objects.url,
+    }
     dataset = xr.Dataset(data, coords, attributes)
     nodata = set(columns["nodata"])
     if len(nodata) == 1 and (value := parse_nodata(nodata.pop(), spec.dtype)) is not None:
@@ -77,11 +82,17 @@ def _choose_bucket(snapshot: Snapshot, found: Sequence[str], bucket: str | None)
     names = sorted(set(found)) or sorted(snapshot.version.buckets)
     if bucket is not None:
         if bucket not in snapshot.version.buckets:
-            raise UsageError(f"there is no bucket {bucket!r}", where=snapshot.objects.url, hint=f"there are {', '.join(names)}")
+            raise UsageError(
+                f"there is no bucket {bucket!r}", where=snapshot.objects.url, hint=f"there are {', '.join(names)}"
+            )
         return bucket
     if len(names) > 1:
         hint = f"name one with bucket=: {', '.join(names)}"
-        raise UsageError("the samples are of several shapes or types, which no one array holds", where=snapshot.objects.url, hint=hint)
+        raise UsageError(
+            "the samples are of several shapes or types, which no one array holds",
+            where=snapshot.objects.url,
+            hint=hint,
+        )
     return names[0]
 
 
@@ -129,7 +140,7 @@ def _transforms(rows: Sequence[Sequence[float] | None]) -> np.ndarray[Any, np.dt
 
 
 def _with_crs(dataset: xr.Dataset, found: set[str | None]) -> xr.Dataset:
-    """Give the dataset a CF grid mapping where all its samples share one CRS; transforms differ, so they stay a coordinate."""
+    """Give the dataset a CF grid mapping where all samples share one CRS; their transforms stay a coordinate."""
     if len(found) != 1 or (crs := found.pop()) is None:
         return dataset
     import rioxarray  # noqa: F401 - registers .rio

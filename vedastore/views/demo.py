@@ -80,8 +80,15 @@ def write_release(path: Path) -> None:
             footprints.append({"type": "Feature", "geometry": feature["geometry"], "properties": {"id": str(number)}})
             writer.add(f"{_NAME}/images/{number}.tif", _geotiff(pixels, transform))
             writer.add(f"{_NAME}/labels/{number}.json", json.dumps(feature).encode())
-        meta = {"name": "Demo buildings and trees", "version": "1.0.0", "mlType": "segmentation", "classes": sorted(_COLOURS),
-                "nclasses": len(_COLOURS), "public": True, "source": "made up"}  # fmt: skip
+        meta = {
+            "name": "Demo buildings and trees",
+            "version": "1.0.0",
+            "mlType": "segmentation",
+            "classes": sorted(_COLOURS),
+            "nclasses": len(_COLOURS),
+            "public": True,
+            "source": "made up",
+        }
         bounds = {"type": "FeatureCollection", "features": footprints}
         writer.add(f"{_NAME}/meta.json", json.dumps(meta).encode())
         writer.add(f"{_NAME}/bounds.geojson", json.dumps(bounds).encode())
@@ -99,7 +106,9 @@ def _draw_chip(rng: np.random.Generator) -> tuple[np.ndarray[Any, np.dtype[np.ui
         for _ in range(int(rng.integers(0, 5))):
             x, y = rng.integers(0, SIZE_PX - 48, 2).tolist()
             width, height = rng.integers(8, 48, 2).tolist()
-            pixels[:, y : y + height, x : x + width] = np.array(colour).reshape(3, 1, 1) + rng.normal(0, 4, (3, height, width))
+            pixels[:, y : y + height, x : x + width] = np.array(colour).reshape(3, 1, 1) + rng.normal(
+                0, 4, (3, height, width)
+            )
             boxes[name].append([x, y, x + width, y + height])
     return pixels.clip(0, 255).astype(np.uint8), boxes
 

@@ -59,7 +59,9 @@ class Sample:
 
         row = self._row
         pixels = self._snapshot.chips(row["bucket"]).read(row["row"])
-        image = xr.DataArray(pixels, dims=("band", "y", "x"), coords={"band": np.arange(1, len(pixels) + 1)}, name="image")
+        image = xr.DataArray(
+            pixels, dims=("band", "y", "x"), coords={"band": np.arange(1, len(pixels) + 1)}, name="image"
+        )
         nodata = parse_nodata(row["nodata"], str(pixels.dtype))
         if nodata is not None:
             image = image.rio.write_nodata(nodata)
