@@ -70,7 +70,8 @@ def _encode_chunk(pixels: np.ndarray[Any, Any], spec: ChipSpec) -> bytes:
 
     raw = np.ascontiguousarray(pixels, np.dtype(spec.dtype).newbyteorder("<"))
     body = _compress(raw, spec)
-    return body + google_crc32c.value(body).to_bytes(_CRC_BYTES, "little")
+    crc: bytes = google_crc32c.value(body).to_bytes(_CRC_BYTES, "little")
+    return body + crc
 
 
 def _decode_chunk(chunk: bytes, spec: ChipSpec, where: str) -> bytes:

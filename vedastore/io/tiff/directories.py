@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vedastore.io.tiff.structure import Buffer, Directory, unsupported
+import numpy as np
+
+from vedastore.io.tiff.structure import CLASSIC, LONG, Buffer, Directory, Form, unsupported
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,30 @@ def with_changes(data: Buffer, directory: Directory, changes: dict[int, Value | 
     _check_fits(start + len(table) + len(tail), slot_bytes)
     out[form.header_bytes - slot_bytes : form.header_bytes] = form.pointer.pack(start)
     return bytes(out + table + tail)
+
+
+def new_tiff(order: str, body: bytes, tags: dict[int, int | npt.NDArray[np.uint32] | Value | None]) -> bytes:
+    """Make a classic TIFF.
+
+    Parameters
+    ----------
+    order : str
+        Byte order, as in struct.
+    body : bytes
+        What follows the header, from byte 8 on.
+    tags : dict
+        By tag; numbers and arrays are written as LONG.
+    """
+    form = Form(order, big=False)
+    header = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", CLASSIC, 0)
+    values = {}
+    for tag, value in tags.items():
+        if isinstance(value, int | np.ndarray):
+            numbers = np.atleast_1d(value).astype(f"{order}u4")
+            values[tag] = Value(LONG, numbers.size, numbers.tobytes())
+        else:
+            values[tag] = value
+    return with_changes(header + body, Directory(header, form, 0, 0, 0, {}), values)
 
 
 def _check_fits(place: int, slot_bytes: int) -> None:
