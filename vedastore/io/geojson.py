@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 from vedastore.errors import LabelError
 
-_HUGE_EXPONENT = re.compile(r"[0-9.][eE]\+?[0-9]{3}")
+# What a number beyond double precision must have: a long exponent, or many digits (with at most "e99" behind them).
+_HUGE = re.compile(r"[0-9.][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -28,11 +30,12 @@ def parse_json(data: bytes, where: str) -> Any:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelError(f"not UTF-8 text at byte {error.start}", where=where) from None
-    parse_float = _finite if _HUGE_EXPONENT.search(text) else None
+    parse_float = _finite if _HUGE.search(text) else None
     try:
         return json.loads(text, parse_constant=_constant, parse_float=parse_float, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise LabelError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}", where=where) from None
+        message = error.msg.removesuffix(" at")  # some of json's messages end so
+        raise LabelError(f"not JSON: {message} at line {error.lineno}, column {error.colno}", where=where) from None
     except RecursionError:
         raise LabelError("JSON nested too deeply", where=where) from None
     except ValueError as error:
@@ -53,7 +56,6 @@ def _finite(text: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
     return found

@@ -45,7 +45,7 @@ class Intake:
         if not self._roll.add_image(image.half, name, rows):
             return
         self._buckets[image.spec] = name, rows + 1
-        draft = self._drafts.setdefault(image.spec, ShardDraft(image.spec))
+        draft = self._drafts.get(image.spec) or self._drafts.setdefault(image.spec, ShardDraft(image.spec))
         draft.append(image.chunks)
         if draft.full:
             self._write_shard(image.spec)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -87,7 +87,9 @@ def _ring(value: Any, flags: set[str], where: str) -> np.ndarray[Any, np.dtype[n
 def _array(value: list[Any], where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     try:
         raw = np.array(value)
-        numbers = raw.astype("<f8") if raw.dtype.kind in "iuf" else None
+        # Beside numbers NumPy takes true and false for 1 and 0.
+        has_bools = bool in map(type, chain.from_iterable(value) if raw.ndim > 1 else value)
+        numbers = raw.astype("<f8") if raw.dtype.kind in "iuf" and not has_bools else None
     except (ValueError, TypeError, OverflowError, RecursionError):
         numbers = None
     if numbers is None or not np.isfinite(numbers).all():

@@ -118,8 +118,11 @@ def dump_root(root: Root) -> bytes:
 
 
 def dump_json(document: Any) -> bytes:
-    """Return a metadata document as bytes, the same for the same document."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    """Return a metadata document as bytes, the same for the same document.
+
+    ASCII only, as zarr-python writes it: names from a release or a file system may hold lone surrogates.
+    """
+    return json.dumps(document, indent=1, allow_nan=False).encode()
 
 
 def parse_root(data: bytes, where: str) -> Root:

@@ -21,9 +21,9 @@ def open_scratch(schema: str) -> Iterator[sqlite3.Connection]:
         tempfile.TemporaryDirectory(prefix="vedastore-") as folder,
         closing(sqlite3.connect(Path(folder) / "scratch.sqlite", isolation_level=None)) as database,
     ):
-        database.executescript(_PRAGMAS + schema)
-        database.execute("BEGIN")
         try:
+            database.executescript(_PRAGMAS + schema)
+            database.execute("BEGIN")
             yield database
         except sqlite3.OperationalError as error:
             raise OSError(None, str(error), folder) from error

@@ -106,12 +106,15 @@ def _decompress(body: bytes, spec: ChipSpec, wanted: int, where: str) -> bytes:
         import zstandard
 
         try:
+            if zstandard.frame_content_size(body) != wanted:  # it would be allocated unread
+                raise StoreError("pixels are damaged: the chunk's header does not fit", where=where)
             return bytes(zstandard.ZstdDecompressor().decompress(body, max_output_size=wanted))
         except zstandard.ZstdError as error:
             raise StoreError(f"pixels are damaged: {error}", where=where) from None
     from numcodecs import blosc
 
-    if len(body) < 16 or int.from_bytes(body[4:8], "little") != wanted:  # noqa: PLR2004 - blosc's header, with the raw size at 4
+    # blosc's header: raw size at 4, compressed size at 12; both are trusted by what follows.
+    if len(body) < 16 or [int.from_bytes(body[i : i + 4], "little") for i in (4, 12)] != [wanted, len(body)]:  # noqa: PLR2004
         raise StoreError("pixels are damaged: the chunk's header does not fit", where=where)
     try:
         return bytes(blosc.decompress(body))
@@ -223,7 +226,8 @@ def read_shard_index(objects: Objects, bucket: str, spec: ChipSpec, shard: int) 
     used = int((index != MISSING).all(1).sum())
     offsets, lengths = index[:used, 0], index[:used, 1]
     ends = np.cumsum(lengths, dtype="u8")
+    inside = (index[:used] <= body_bytes).all()  # or else the sum may have wrapped around
     gapless = np.array_equal(offsets[1:], ends[:-1]) and (used == 0 or (offsets[0] == 0 and ends[-1] == body_bytes))
-    if not gapless or not (index[used:] == MISSING).all():
+    if not (inside and gapless) or not (index[used:] == MISSING).all():
         raise StoreError("the shard's index is damaged: its chunks are not one behind the other", where=where)
     return [(int(offset), int(length)) for offset, length in index]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vedastore.io.tiff.gdal import encode_with_gdal
+from vedastore.io.tiff.gdal import decode_with_gdal, encode_with_gdal
 from vedastore.io.tiff.layout import DEFLATE, DEFLATE_OLD, LZMA, LZW, PACKBITS, SCHEMES, ZSTD, Layout
 from vedastore.io.tiff.segments import Segments, gather
 from vedastore.io.tiff.structure import damaged
@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 Encoder = Callable[[Sequence[Bytes], Layout], Iterable[bytes]]  # lazy where it can be: a trial stops early
 
 DECODER_NAMES = {
-    LZW: "lzw_decode", DEFLATE: "deflate_decode", DEFLATE_OLD: "deflate_decode", PACKBITS: "packbits_decode",
+    DEFLATE: "deflate_decode", DEFLATE_OLD: "deflate_decode", PACKBITS: "packbits_decode",
     ZSTD: "zstd_decode", LZMA: "lzma_decode",
 }  # fmt: skip
 
@@ -39,12 +39,30 @@ def decode_segments(data: Bytes, segments: Segments, layout: Layout) -> Bytes:
     ImageError
         For a segment that does not decode, or decodes to another length than its pixels need.
     """
+    raw = np.empty(layout.raw_bytes + 1, np.uint8)
+    decode = _decode_lzw if layout.scheme == LZW else _decode_each
+    decode(raw, data, segments, layout)
+    return raw[:-1]
+
+
+def _decode_lzw(raw: Bytes, data: Bytes, segments: Segments, layout: Layout) -> None:
+    """Decode with GDAL: imagecodecs 2026.3 reads wild memory where a code is used before its table entry is made.
+
+    A segment that is too long cannot be told from a sound one here; it comes back as ``equivalent``.
+    """
+    present = np.flatnonzero(segments.stored).tolist()
+    sizes = segments.sizes[present].tolist()
+    decoded = decode_with_gdal([gather(data, segments, i) for i in present], sizes, layout.row_bytes, LZW)
+    for part, segment in zip(cut(raw[:-1], segments), decoded, strict=True):
+        part[:] = segment
+
+
+def _decode_each(raw: Bytes, data: Bytes, segments: Segments, layout: Layout) -> None:
     import imagecodecs
 
     decode = getattr(imagecodecs, DECODER_NAMES[layout.scheme])
     # One byte of room behind each segment shows a segment that is too long (some codecs stop silently at the end
     # of their output); the next segment, decoded later, overwrites it.
-    raw = np.empty(layout.raw_bytes + 1, np.uint8)
     begin = 0
     for index, size in enumerate(segments.sizes.tolist()):
         if segments.stored[index]:
@@ -55,7 +73,6 @@ def decode_segments(data: Bytes, segments: Segments, layout: Layout) -> Bytes:
             if decoded != size:
                 raise damaged(f"segment {index} decodes to more or fewer bytes than its {size} bytes of pixels")
         begin += size
-    return raw[:-1]
 
 
 def cut(raw: Bytes, segments: Segments) -> list[Bytes]:

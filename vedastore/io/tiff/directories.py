@@ -11,6 +11,8 @@ import numpy as np
 from vedastore.io.tiff.structure import CLASSIC, LONG, Buffer, Directory, Form, unsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
 
@@ -23,7 +25,7 @@ class Value:
     data: bytes
 
 
-def with_changes(data: Buffer, directory: Directory, changes: dict[int, Value | None]) -> bytes:
+def with_changes(data: Buffer, directory: Directory, changes: Mapping[int, Value | None]) -> bytes:
     """Give a TIFF a new first directory.
 
     Parameters
@@ -70,7 +72,7 @@ def with_changes(data: Buffer, directory: Directory, changes: dict[int, Value | 
     return bytes(out + table + tail)
 
 
-def new_tiff(order: str, body: bytes, tags: dict[int, int | npt.NDArray[np.uint32] | Value | None]) -> bytes:
+def new_tiff(order: str, body: bytes, tags: Mapping[int, int | npt.NDArray[np.int64] | Value | None]) -> bytes:
     """Make a classic TIFF.
 
     Parameters
@@ -84,7 +86,7 @@ def new_tiff(order: str, body: bytes, tags: dict[int, int | npt.NDArray[np.uint3
     """
     form = Form(order, big=False)
     header = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", CLASSIC, 0)
-    values = {}
+    values: dict[int, Value | None] = {}
     for tag, value in tags.items():
         if isinstance(value, int | np.ndarray):
             numbers = np.atleast_1d(value).astype(f"{order}u4")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vedastore.errors import ImageError
-from vedastore.io.tiff.directories import Value, with_changes
-from vedastore.io.tiff.layout import SCHEMES, Layout, parse_layout
+from vedastore.io.tiff.directories import Value, new_tiff, with_changes
+from vedastore.io.tiff.layout import SCHEMES, Layout, Limits, parse_layout
 from vedastore.io.tiff.segments import gather, parse_segments
-from vedastore.io.tiff.structure import DOUBLE, Directory, damaged, read_first_directory
+from vedastore.io.tiff.structure import CLASSIC_HEADER_BYTES, DOUBLE, Directory, damaged, read_first_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,14 +24,12 @@ Bytes = npt.NDArray[np.uint8]
 
 PIXEL_SCALE, TIE_POINTS, MATRIX = 33550, 33922, 34264
 #: Tags that say how to decode pixels: those of the layout, JPEG tables, extra samples, all on YCbCr, LERC parameters.
-DECODING = {*range(254, 285), 317, 322, 323, 324, 325, 338, 339, 347, 529, 530, 531, 532, 42113, 50674} - {
-    270,
-    271,
-    272,
-}
+DECODING = {*range(254, 270), *range(273, 285), 317, *range(322, 326), 338, 339, 347, *range(529, 533), 42113, 50674}
 #: Two pixels wide and high: any transform that is not the identity keeps rasterio from warning that there is none.
 #: (Warnings cannot be silenced safely beside other threads.)
 PLACEHOLDER = (2.0, 2.0, 0.0), (0.0,) * 6
+
+TRUSTED = Limits(pixels_bytes=1 << 62, trusted_bytes=1 << 62)  # for files that were made here
 
 
 @contextmanager
@@ -47,9 +46,8 @@ def open_tiff(data: bytes, what: str) -> Iterator[Any]:
         raise damaged(f"{what} cannot be read by GDAL ({error})") from None
 
 
-def placeholder(directory: Directory) -> dict[int, Value | None]:
-    """Tags of a georeferencing that means nothing, for a file that is to be opened by rasterio."""
-    order = directory.form.order
+def placeholder(order: str) -> dict[int, Value | None]:
+    """Make tags of a georeferencing that means nothing, for a file that is to be opened by rasterio."""
     scale, tie = (np.array(numbers, f"{order}f8").tobytes() for numbers in PLACEHOLDER)
     return {PIXEL_SCALE: Value(DOUBLE, 3, scale), TIE_POINTS: Value(DOUBLE, 6, tie), MATRIX: None}
 
@@ -57,7 +55,7 @@ def placeholder(directory: Directory) -> dict[int, Value | None]:
 def _bare(data: bytes, directory: Directory) -> bytes:
     """Leave out what GDAL need not see in order to decode: texts, georeferencing, other pages."""
     changes: dict[int, Value | None] = dict.fromkeys(directory.entries.keys() - DECODING)
-    return with_changes(data, replace(directory, next_offset=0), changes | placeholder(directory))
+    return with_changes(data, replace(directory, next_offset=0), changes | placeholder(directory.form.order))
 
 
 def read_lossy(data: bytes, directory: Directory, layout: Layout) -> npt.NDArray[Any]:
@@ -74,15 +72,51 @@ def read_lossy(data: bytes, directory: Directory, layout: Layout) -> npt.NDArray
 
 def encode_with_gdal(raws: Sequence[Bytes], row_bytes: int, scheme: str) -> list[bytes]:
     """Encode opaque segments with GDAL's own libtiff, through a TIFF in memory that has each as one strip."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index, raw in enumerate(raws):
-        groups[raw.size].append(index)
     encoded = [b""] * len(raws)
-    for size, members in groups.items():
+    for members in _groups([raw.size for raw in raws]):
         rows = np.concatenate([raws[i] for i in members]).reshape(1, -1, row_bytes)
-        for index, segment in zip(members, _encode_strips(rows, size // row_bytes, scheme), strict=True):
+        strip_rows = raws[members[0]].size // row_bytes
+        for index, segment in zip(members, _encode_strips(rows, strip_rows, scheme), strict=True):
             encoded[index] = segment
     return encoded
+
+
+def decode_with_gdal(stored: Sequence[Bytes], sizes: Sequence[int], row_bytes: int, scheme: int) -> list[Bytes]:
+    """Decode opaque segments of known decoded sizes with GDAL's own libtiff; the inverse of `encode_with_gdal`."""
+    decoded: list[Bytes] = [np.empty(0, np.uint8)] * len(stored)
+    for members in _groups(sizes):
+        counts = np.array([stored[i].size for i in members])
+        total = sum(sizes[i] for i in members)
+        tags = {
+            256: row_bytes, 257: total // row_bytes, 258: 8, 259: scheme, 262: 1, 277: 1,
+            273: CLASSIC_HEADER_BYTES + np.cumsum(counts) - counts, 278: sizes[members[0]] // row_bytes, 279: counts,
+        }  # fmt: skip
+        body = b"".join(stored[i].tobytes() for i in members)
+        with open_tiff(new_tiff("<", body, tags | placeholder("<")), f"a {SCHEMES[scheme]} segment") as dataset:
+            raw = dataset.read(1).reshape(-1)
+        ends = np.cumsum([sizes[i] for i in members]).tolist()
+        for index, end in zip(members, ends, strict=True):
+            decoded[index] = raw[end - sizes[index] : end]
+    return decoded
+
+
+def _groups(sizes: Sequence[int]) -> list[list[int]]:
+    """Group segments into as few images of equal strips as possible; an image's last strip may be shorter.
+
+    Examples
+    --------
+    >>> _groups([8, 8, 5])
+    [[0, 1, 2]]
+    >>> _groups([8, 5, 8, 5, 8, 5])
+    [[0, 2, 4, 1], [3, 5]]
+    """
+    equal: dict[int, list[int]] = defaultdict(list)
+    for index, size in enumerate(sizes):
+        equal[size].append(index)
+    groups = [equal[size] for size in sorted(equal, reverse=True)]
+    for longer, shorter in pairwise(groups):
+        longer.append(shorter.pop(0))
+    return [group for group in groups if group]
 
 
 def _encode_strips(rows: Bytes, strip_rows: int, scheme: str) -> list[bytes]:
@@ -102,6 +136,6 @@ def _encode_strips(rows: Bytes, strip_rows: int, scheme: str) -> list[bytes]:
     except (RasterioError, CPLE_BaseError, OSError, ValueError) as error:
         raise ImageError(f"GDAL could not encode {scheme} segments ({error})") from None
     directory = read_first_directory(data)
-    segments = parse_segments(directory, parse_layout(directory))
+    segments = parse_segments(directory, parse_layout(directory, TRUSTED), TRUSTED)
     strips = np.frombuffer(data, np.uint8)
     return [gather(strips, segments, i).tobytes() for i in range(segments.stored.size)]

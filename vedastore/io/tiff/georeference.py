@@ -7,13 +7,13 @@ GDAL itself, once for each distinct set of geo keys.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from vedastore.io.tiff.directories import Value, with_changes
+from vedastore.io.tiff.directories import Value, new_tiff
 from vedastore.io.tiff.gdal import MATRIX, PIXEL_SCALE, TIE_POINTS, open_tiff, placeholder
-from vedastore.io.tiff.structure import SHORT, Directory, Form
+
+if TYPE_CHECKING:
+    from vedastore.io.tiff.structure import Directory
 
 GEO_KEYS, GEO_DOUBLES, GEO_TEXTS = 34735, 34736, 34737
 RASTER_TYPE_KEY, PIXEL_IS_POINT = 1025, 2
@@ -98,19 +98,10 @@ def _has_control_points(directory: Directory) -> bool:
 @lru_cache(maxsize=1024)
 def _interpret(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
     """Ask GDAL, with a TIFF of one pixel that has these tags."""
-    form = Form(order, big=False)
-    header = (b"II" if order == "<" else b"MM") + np.array(42, f"{order}u2").tobytes() + form.pointer.pack(0)
-    pixel = header + b"\0" * 8  # one zero, at byte 8
-
-    def short(number: int) -> Value:
-        return Value(SHORT, 1, np.array(number, f"{order}u2").tobytes())
-
-    empty = Directory(pixel, form, 0, 0, 0, {})
-    image = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
-    changes: dict[int, Value | None] = {tag: short(number) for tag, number in image.items()}
-    changes |= placeholder(empty)
-    changes |= {tag: Value(kind, count, raw) for tag, kind, count, raw in tags}
-    with open_tiff(with_changes(pixel, empty, changes), "the georeferencing") as dataset:
+    image: dict[int, int | Value | None] = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
+    image |= placeholder(order)
+    image |= {tag: Value(kind, count, raw) for tag, kind, count, raw in tags}
+    with open_tiff(new_tiff(order, b"\0" * 8, image), "the georeferencing") as dataset:
         return _name_crs(dataset.crs)
 
 

@@ -26,6 +26,7 @@ SCHEMES = {
     DEFLATE_OLD: "Deflate (old tag)", LERC: "LERC", LZMA: "LZMA", ZSTD: "Zstandard", WEBP: "WebP",
 }  # fmt: skip
 LOSSY = frozenset({JPEG, LERC, WEBP})
+LIMIT_LOSSY_BANDS = 512
 PREDICTABLE = frozenset({LZW, DEFLATE, DEFLATE_OLD, LZMA, ZSTD})
 #: Names of schemes that are refused, for the message.
 OTHER_SCHEMES = {
@@ -170,6 +171,9 @@ def _parse_dtype(directory: Directory, scheme: int, bands: int) -> np.dtype[np.g
 def _refuse_unsupported(directory: Directory, scheme: int) -> None:
     if scheme not in SCHEMES:
         raise unsupported(f"compression {OTHER_SCHEMES.get(scheme, scheme)}")
+    bands = directory.integer(BANDS, 1)
+    if scheme in LOSSY and bands > LIMIT_LOSSY_BANDS:  # GDAL's time grows with their square
+        raise unsupported(f"{bands} bands, {SCHEMES[scheme]}")
     if directory.integer(FILL_ORDER, 1) != 1:
         raise unsupported("reversed bit order (FillOrder 2)")
     if directory.integer(DEPTH, 1) != 1:

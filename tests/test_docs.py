@@ -1,0 +1,119 @@
+"""The documentation runs: README, tutorial, how-to and formats, block by block, in one directory each.
+
+``python`` blocks are executed and ``pycon`` blocks have their output checked, in one namespace a page. In ``console``
+blocks the lines that begin with ``$`` are executed by bash, and the lines below are what they print. A command must
+succeed, unless ``echo $?`` follows it. Blocks of other languages are not run.
+"""
+
+import doctest
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "docs/tutorial.md", "docs/how-to.md", "docs/format.md"]
+PREPARED = {"docs/how-to.md", "docs/format.md"}  # begin with a release and a store that are there
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+BLOCK = re.compile(r"^```(python|pycon|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A release, and the store made from it."""
+    folder = tmp_path_factory.mktemp("demo")
+    run_shell(["vedastore demo demo"], folder)
+    return folder / "demo"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs(page, tmp_path, monkeypatch, request):
+    if page in PREPARED:
+        demo = request.getfixturevalue("demo")
+        shutil.copy(demo / "demo-1.0.0.tar.gz", tmp_path)
+        shutil.copytree(demo / "demo-1.0.0.zarr", tmp_path / "chips.zarr")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text()
+    blocks = list(BLOCK.finditer(text))
+    assert blocks
+    namespace = {"__name__": "__main__"}
+    for block in blocks:
+        language, body = block.groups()
+        line = text[: block.start()].count("\n") + 1
+        if language == "console":
+            check_console(body, f"{page}:{line}", tmp_path)
+        elif language == "pycon":
+            check_pycon(body, namespace, page, line)
+        else:
+            exec(compile("\n" * line + body, page, "exec"), namespace)
+
+
+def test_check_docs_passes():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "check_docs.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_check_docs_tells_what_is_wrong(tmp_path):
+    docs = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs", docs)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copy(ROOT / "LICENSE", tmp_path)
+    (docs / "reference.md").write_text("# Reference\n")
+    (docs / "lonely.md").write_text("see [this](nowhere.md), [that](index.md#no-such-part) and " + "/root/" + "x\n")
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "check_docs.py", "--root", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    for told in ("reference.md is out of date", "nowhere.md", "#no-such-part", "not reachable", "machine"):
+        assert told in done.stdout
+
+
+def check_pycon(body, namespace, page, line):
+    examples = doctest.DocTestParser().get_doctest(body, namespace, page, page, line)
+    told = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    runner.run(examples, out=told.append, clear_globs=False)
+    namespace.update(examples.globs)
+    assert not runner.failures, "".join(told)
+
+
+def check_console(body, where, folder):
+    commands, outputs = [], []
+    for text in body.splitlines():
+        if text.startswith("$ "):
+            commands.append(text[2:])
+            outputs.append("")
+        else:
+            outputs[-1] += f"{text}\n"
+    results = run_shell(commands, folder)
+    checker = doctest.OutputChecker()
+    for index, (command, wanted, (status, got)) in enumerate(zip(commands, outputs, results, strict=True)):
+        told = f"{where}: $ {command}\nwanted:\n{textwrap.indent(wanted, '  ')}got:\n{textwrap.indent(got, '  ')}"
+        assert checker.check_output(wanted, got, FLAGS), told
+        assert status == 0 or commands[index + 1 : index + 2] == ["echo $?"], f"exit code {status}\n{told}"
+
+
+def run_shell(commands, folder):
+    """Run commands in one shell; return the exit code and output of each."""
+    script = "exec 2>&1\n" + "".join(
+        f"{command}\nstatus=$?; printf '\\0%d\\0' $status; (exit $status)\n" for command in commands
+    )
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    parts = done.stdout.decode().split("\0")[:-1]
+    assert len(parts) == 2 * len(commands), done.stdout.decode()
+    return [(int(status), output) for output, status in zip(parts[::2], parts[1::2], strict=True)]

@@ -1,0 +1,107 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vedastore.errors import LabelError
+from vedastore.io.geojson import parse_json
+from vedastore.model import LabelOptions
+from vedastore.spec.labels import parse_label
+
+WHERE = "r.tar.gz: labels/1.json"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON, st.booleans(), st.booleans())
+def test_reads_what_json_writes(value, ascii_only, bom):
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_json(text.encode("utf-8-sig" if bom else "utf-8"), WHERE) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b"[Infinity]", "Infinity is not JSON"),
+        (b"[-Infinity]", "-Infinity is not JSON"),
+        (b"[1e999]", "the number 1e999 is out of range"),
+        (b"[-1.5E+400]", "the number -1.5E+400 is out of range"),
+        (b"[1e0309]", "the number 1e0309 is out of range"),
+        (b"1" * 300 + b"e99", "is out of range"),
+        (b"9" * 400 + b".5", "is out of range"),
+        (b'{"a": 1, "b": 2, "a": 1}', "the key 'a' stands twice in one object"),
+        (b'{"a": 1, "\\u0061": 2}', "the key 'a' stands twice in one object"),
+        (b'{"x": [{"type": 1, "type": 2}]}', "the key 'type' stands twice in one object"),
+        (b"", "not JSON: Expecting value at line 1, column 1"),
+        (b'{"a": 1,\n "b" 2}', "not JSON: Expecting ':' delimiter at line 2, column 6"),
+        (b"{} {}", "not JSON: Extra data at line 1, column 4"),
+        (b"{'a': 1}", "not JSON"),
+        (b'["a\nb"]', "not JSON: Invalid control character at line 1, column 4"),
+        (b"\xff", "not UTF-8 text at byte 0"),
+        (b'{"a": "\xe9"}', "not UTF-8 text at byte 7"),
+        (b'"\xed\xa0\x80"', "not UTF-8 text at byte 1"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "not JSON"),
+        (b"1" * 5000, "integer"),
+    ],
+)
+def test_refuses(data, message):
+    with pytest.raises(LabelError) as caught:
+        parse_json(data, WHERE)
+    assert message in caught.value.message
+    assert caught.value.where == WHERE
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_refuses_other_encodings(encoding):
+    with pytest.raises(LabelError, match="not UTF-8|not JSON"):
+        parse_json('{"label": "é"}'.encode(encoding), WHERE)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize("depth", [3_000, 200_000])
+def test_refuses_deep_nesting(opening, depth):
+    with pytest.raises(LabelError, match="JSON nested too deeply"):
+        parse_json((opening * depth).encode(), WHERE)
+
+
+def test_keeps_big_integers():
+    assert parse_json(b"[18446744073709551617]", WHERE) == [2**64 + 1]
+    assert parse_json(str(10**400).encode(), WHERE) == 10**400
+
+
+def test_reads_what_is_long_but_in_range():
+    assert parse_json(b"[1e-999, 1.7976931348623157e308, -0.0]", WHERE) == [0.0, 1.7976931348623157e308, 0.0]
+    assert parse_json(b"0." + b"3" * 500, WHERE) == pytest.approx(1 / 3)
+    assert parse_json(b"1" * 250 + b".0e-10", WHERE) == pytest.approx(10**240 / 9)
+
+
+@given(st.integers(0, 400), st.integers(-400, 400))
+def test_no_number_becomes_infinite(digits, exponent):
+    text = f"{'7' * (digits + 1)}.0e{exponent}"
+    try:
+        value = parse_json(text.encode(), WHERE)
+    except LabelError:
+        assert math.isinf(float(text))
+    else:
+        assert value == float(text) < math.inf
+
+
+def test_a_key_that_stands_twice_is_found_in_a_huge_object():
+    """The work grows with the number of keys, not with its square: 200,000 keys would take hours."""
+    keys = [*range(200_000), 199_999]
+    data = ("{" + ",".join(f'"{k}":0' for k in keys) + "}").encode()
+    with pytest.raises(LabelError, match="the key '199999' stands twice"):
+        parse_json(data, WHERE)
+
+
+def test_lone_surrogates_pass_here_and_are_refused_as_class_names():
+    feature = parse_json(b'{"type": "Feature", "properties": {"label": {"\\ud800": 1}, "note": "\\udfff"}}', WHERE)
+    assert feature["properties"]["note"] == "\udfff"
+    with pytest.raises(LabelError, match="lone surrogate"):
+        parse_label(feature, LabelOptions(), WHERE)

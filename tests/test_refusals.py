@@ -1,0 +1,141 @@
+"""A bad release is refused by name: exit code 3, no store, the source as it was."""
+
+import gzip
+import hashlib
+import json
+
+import pytest
+
+import vedastore as vs
+from tests.builders import Release, assert_store_ok, geotiff, make_release, pixels_of, plain_tiff
+from vedastore.errors import ArchiveError, ImageError, LabelError, PairError, ReleaseError, UsageError
+
+
+def refuse(source, store, error, match, **options):
+    before = hashlib.sha256(source.read_bytes()).digest()
+    with pytest.raises(error, match=match) as caught:
+        vs.convert(source, store, **options)
+    assert caught.value.exit_code in {2, 3}
+    assert not store.exists()
+    assert not [p for p in store.parent.iterdir() if p != source]
+    assert hashlib.sha256(source.read_bytes()).digest() == before
+    return caught.value
+
+
+def test_cut_at_every_block(tmp_path):
+    whole = make_release(1, shape=(1, 16, 16)).tar_gz(tmp_path / "whole.tar.gz").read_bytes()
+    source = tmp_path / "sub" / "cut.tar.gz"
+    source.parent.mkdir()
+    for end in [*range(0, len(whole), 512), len(whole) - 1, len(whole) - 8, len(whole) - 9]:
+        source.write_bytes(whole[:end])
+        refuse(source, source.parent / "r.zarr", ArchiveError, "early|cut|empty|neither|whole")
+
+
+def test_a_plain_tar_cut_before_its_end_marker(tmp_path):
+    whole = make_release(1, shape=(1, 16, 16)).tar_bytes()
+    end_marker = len(whole.rstrip(b"\0"))
+    source = tmp_path / "cut.tar"
+    for end in range(0, end_marker + 512, 512):
+        source.write_bytes(whole[:end])
+        refuse(source, tmp_path / "r.zarr", ArchiveError, None)
+
+
+@pytest.mark.parametrize("place", [-8, -4, -1, 30])
+def test_a_flipped_bit_in_the_gzip(tmp_path, place):
+    data = bytearray(make_release(2).tar_gz(tmp_path / "r.tar.gz").read_bytes())
+    data[place] ^= 1
+    (tmp_path / "r.tar.gz").write_bytes(data)
+    refuse(tmp_path / "r.tar.gz", tmp_path / "r.zarr", ReleaseError, None)
+
+
+def test_a_second_archive_behind_the_first(tmp_path):
+    one = make_release(1).tar_bytes()
+    (tmp_path / "r.tar.gz").write_bytes(gzip.compress(one) + gzip.compress(one))
+    refuse(tmp_path / "r.tar.gz", tmp_path / "r.zarr", ArchiveError, None)
+
+
+def test_neither_archive_nor_directory(tmp_path):
+    (tmp_path / "r.tar.gz").write_bytes(b"PK\x03\x04 this is a zip" * 100)
+    refuse(tmp_path / "r.tar.gz", tmp_path / "r.zarr", ArchiveError, "neither a gzip nor a tar")
+
+
+def changed(release, changes):
+    """The release with members replaced, added, or (None) left out."""
+    members = {n: d for n, d in (release.members | changes).items() if d is not None}
+    return Release(members, release.top)
+
+
+LABEL = b'{"type": "Feature", "geometry": {}, "properties": {"label": {"car": []}}}'
+TOP = "ts_104-1.0.1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({f"{TOP}/labels/1.json": None}, PairError, "sample '1' has no label"),
+        ({f"{TOP}/images/1.tif": None}, PairError, "sample '1' has no image"),
+        ({f"{TOP}/images/1.tiff": plain_tiff(pixels_of())}, PairError, "the id '1' has two files"),
+        ({f"{TOP}/labels/1.geojson": LABEL}, PairError, "the id '1' has two files"),
+        ({"other/images/7.tif": plain_tiff(pixels_of()), "other/labels/7.json": LABEL}, PairError, "two releases"),
+        ({f"{TOP}/images/1.tif": b"not a TIFF"}, ImageError, "images/1.tif"),
+        ({f"{TOP}/images/1.tif": b"<VRTDataset/>"}, ImageError, "images/1.tif"),
+        ({f"{TOP}/images/1.tif": geotiff(pixels_of())[:-100]}, ImageError, "images/1.tif"),
+        ({f"{TOP}/labels/1.json": b"{"}, LabelError, "labels/1.json.*not JSON"),
+        ({f"{TOP}/labels/1.json": b'{"properties": {}}'}, LabelError, "there is no label"),
+        ({f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"NaN")}, LabelError, "NaN"),
+        ({f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"1")}, LabelError, "the task is segmentation"),
+        ({f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"[[0, 0, 1]]")}, LabelError, "three|3 numbers"),
+        ({f"{TOP}/meta.json": b"[]"}, ReleaseError, "meta.json"),
+        ({f"{TOP}/meta.json": b'{"mlType": "regression"}'}, ReleaseError, "none of classification"),
+    ],
+    ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
+)
+def test_bad_members(tmp_path, changes, error, match):
+    source = changed(make_release(3), changes).tar_gz(tmp_path / "r.tar.gz")
+    refused = refuse(source, tmp_path / "r.zarr", error, match)
+    assert "r.tar.gz" in str(refused)
+
+
+def test_no_sample_at_all(tmp_path):
+    source = Release({"ts/meta.json": b'{"mlType": "segmentation"}'}).tar_gz(tmp_path / "r.tar.gz")
+    refuse(source, tmp_path / "r.zarr", PairError, "no sample")
+
+
+def test_mixed_coordinates(tmp_path):
+    one, other = make_release(3, coords="pixel"), make_release(3, coords="geographic")
+    mixed = changed(one, {n: d for n, d in other.members.items() if n.endswith("labels/1.json")})
+    source = mixed.tar_gz(tmp_path / "r.tar.gz")
+    refused = refuse(source, tmp_path / "r.zarr", ReleaseError, "mixed.*geographic: samples 1")
+    assert "label_coords" in refused.hint
+    assert len(vs.convert(source, tmp_path / "r.zarr", label_coords="pixel")) == 3
+
+
+@pytest.mark.parametrize("option", [{"mode": "append"}, {"on_error": "ignore"}, {"task": "x"}, {"workers": 0}], ids=str)
+def test_options_that_make_no_sense(tmp_path, option):
+    source = make_release(1).tar_gz(tmp_path / "r.tar.gz")
+    refuse(source, tmp_path / "r.zarr", UsageError, None, **option)
+
+
+def test_skip_leaves_bad_samples_out_and_lists_them(tmp_path):
+    changes = {
+        f"{TOP}/images/1.tif": b"not a TIFF",
+        f"{TOP}/labels/2.json": b"{",
+        f"{TOP}/labels/4.json": None,
+        f"{TOP}/labels/5.json": LABEL.replace(b"[]", b"1"),
+        f"{TOP}/labels/9.json": LABEL,
+        f"{TOP}/images/6.tiff": plain_tiff(pixels_of()),
+    }
+    source = changed(make_release(8), changes).tar_gz(tmp_path / "r.tar.gz")
+    collection = vs.convert(source, tmp_path / "r.zarr", on_error="skip")
+    assert_store_ok(tmp_path / "r.zarr")
+    assert list(collection.samples["id"]) == ["0", "3", "7"]
+    version = json.loads((tmp_path / "r.zarr" / "zarr.json").read_bytes())["attributes"]["vedastore"]["versions"][0]
+    assert {s["id"] for s in version["skipped"]} == {"1", "2", "4", "5", "6", "9"}
+    images = collection.to_xarray().image
+    assert (images[1].values == pixels_of(seed=3)).all()
+
+
+def test_skip_never_takes_a_bad_archive(tmp_path):
+    data = make_release(2).tar_gz(tmp_path / "r.tar.gz").read_bytes()
+    (tmp_path / "r.tar.gz").write_bytes(data[:-3])
+    refuse(tmp_path / "r.tar.gz", tmp_path / "r.zarr", ArchiveError, None, on_error="skip")
