@@ -1,14 +1,18 @@
 """The documentation runs: README, tutorial, how-to and formats, block by block, in one directory each.
 
 ``python`` blocks are executed and ``pycon`` blocks have their output checked, in one namespace a page. In ``console``
-blocks the lines that begin with ``$`` are executed by bash, and the lines below are what they print. A command must
-succeed, unless ``echo $?`` follows it. Blocks of other languages are not run.
+blocks the lines that begin with ``$`` are run, and the lines below are what they print. A command must succeed, unless
+``echo $?`` follows it. Blocks of other languages are not run.
 """
 
+import contextlib
 import doctest
+import io
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +20,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
+from vedastore.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "docs/tutorial.md", "docs/how-to.md", "docs/format.md"]
@@ -28,8 +34,8 @@ BLOCK = re.compile(r"^```(python|pycon|console)\n(.*?)^```$", re.MULTILINE | re.
 def demo(tmp_path_factory):
     """A release, and the store made from it."""
     folder = tmp_path_factory.mktemp("demo")
-    run_shell(["vedastore demo demo"], folder)
-    return folder / "demo"
+    assert run_cli(["demo", str(folder)])[0] == 0
+    return folder
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -96,24 +102,40 @@ def check_console(body, where, folder):
             outputs.append("")
         else:
             outputs[-1] += f"{text}\n"
-    results = run_shell(commands, folder)
-    checker = doctest.OutputChecker()
-    for index, (command, wanted, (status, got)) in enumerate(zip(commands, outputs, results, strict=True)):
+    status = 0
+    for command, wanted, after in zip(commands, outputs, [*commands[1:], None], strict=True):
+        status, got = run_command(command, folder, status)
         told = f"{where}: $ {command}\nwanted:\n{textwrap.indent(wanted, '  ')}got:\n{textwrap.indent(got, '  ')}"
-        assert checker.check_output(wanted, got, FLAGS), told
-        assert status == 0 or commands[index + 1 : index + 2] == ["echo $?"], f"exit code {status}\n{told}"
+        assert doctest.OutputChecker().check_output(wanted, got, FLAGS), told
+        assert status == 0 or after == "echo $?", f"exit code {status}\n{told}"
 
 
-def run_shell(commands, folder):
-    """Run commands in one shell; return the exit code and output of each."""
-    script = "exec 2>&1\n" + "".join(
-        f"{command}\nstatus=$?; printf '\\0%d\\0' $status; (exit $status)\n" for command in commands
-    )
+def run_command(command, folder, status):
+    """Run one line, in bash where it needs a shell; return the exit code and what it printed."""
+    if command == "echo $?":
+        return 0, f"{status}\n"
+    if command.startswith("vedastore ") and not set(command) & set("|<>&;$'"):
+        return run_cli(shlex.split(command)[1:])
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        ["bash", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
     )
-    parts = done.stdout.decode().split("\0")[:-1]
-    assert len(parts) == 2 * len(commands), done.stdout.decode()
-    return [(int(status), output) for output, status in zip(parts[::2], parts[1::2], strict=True)]
+    return done.returncode, done.stdout.decode()
+
+
+def run_cli(arguments):
+    """Run the command line in this process: starting Python and its libraries anew for each line takes long."""
+    handler = signal.getsignal(signal.SIGTERM)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            status = main(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return status, printed.getvalue()

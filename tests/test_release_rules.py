@@ -205,7 +205,12 @@ def test_import_request():
         name="n", task="segmentation", dtype="uint8", shape=(3, 9, 9), meta=meta, options={}, archive="a.tar.gz"
     )
     assert request["metadata"] == {
-        **{"name": "n", "description": "d", "dtype": "uint8", "imshape": [3, 9, 9], "mltype": "segmentation"},
-        **{"public": True, "sensors": ["WV3"]},
+        "name": "n",
+        "description": "d",
+        "dtype": "uint8",
+        "imshape": [3, 9, 9],
+        "mltype": "segmentation",
+        "public": True,
+        "sensors": ["WV3"],
     }
     assert request["options"] == {"default_label": None, "label_field": None, "s3path": "a.tar.gz"}

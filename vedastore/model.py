@@ -80,8 +80,9 @@ class Label:
 class ImageHalf:
     """One half of a pair: all that is known of an image file besides its pixels.
 
-    ``digest`` is the SHA-256 of the file, ``pixel_digest`` that of its pixels (band, y, x; little-endian) where the
-    file does not come back byte for byte. ``envelope`` is what the file is besides its pixels.
+    ``digest`` is the SHA-256 of the file, ``pixel_digest`` that of its pixels (band, y, x; little-endian). An
+    uncompressed file has none: its own digest proves its pixels. A compressed one needs it, as codecs of another
+    version may give other bytes for the same pixels. ``envelope`` is what the file is besides its pixels.
     """
 
     id: str

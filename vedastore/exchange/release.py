@@ -108,7 +108,6 @@ def read_image(member: Member, role: MemberRole, where: str) -> tuple[ImageHalf,
     except ImageError as error:
         raise error.at(where) from error
     pixels = decoded.pixels
-    exact = decoded.fidelity == "exact"
     half = ImageHalf(
         id=role.id,
         member=member.name,
@@ -119,7 +118,7 @@ def read_image(member: Member, role: MemberRole, where: str) -> tuple[ImageHalf,
         transform=decoded.transform,
         nodata=decoded.nodata,
         digest=hashlib.sha256(member.data).digest(),
-        pixel_digest=None if exact else pixel_digest(pixels),
+        pixel_digest=pixel_digest(pixels) if decoded.compressed else None,
         fidelity=decoded.fidelity,
         envelope=decoded.envelope,
     )

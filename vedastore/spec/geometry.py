@@ -86,11 +86,10 @@ def _ring(value: Any, flags: set[str], where: str) -> np.ndarray[Any, np.dtype[n
 
 def _array(value: list[Any], where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     try:
-        raw = np.array(value)
-        # Beside numbers NumPy takes true and false for 1 and 0.
-        has_bools = bool in map(type, chain.from_iterable(value) if raw.ndim > 1 else value)
-        numbers = raw.astype("<f8") if raw.dtype.kind in "iuf" and not has_bools else None
-    except (ValueError, TypeError, OverflowError, RecursionError):
+        flat = chain.from_iterable(value) if value and isinstance(value[0], list) else value
+        # NumPy alone would take strings, true and null for numbers.
+        numbers = np.array(value, "<f8") if set(map(type, flat)) <= {int, float} else None
+    except (ValueError, TypeError, OverflowError):
         numbers = None
     if numbers is None or not np.isfinite(numbers).all():
         raise LabelError("coordinates are not all finite numbers of one shape", where=where)

@@ -79,9 +79,11 @@ def parse_nodata(text: str | None, dtype: str) -> Any:
 
 
 def _choose_bucket(snapshot: Snapshot, found: Sequence[str], bucket: str | None) -> str:
-    names = sorted(set(found)) or sorted(snapshot.version.buckets)
+    names = sorted(set(found))
+    if not names:
+        raise UsageError("there is no sample to make an array of", where=snapshot.objects.url)
     if bucket is not None:
-        if bucket not in snapshot.version.buckets:
+        if bucket not in names:
             raise UsageError(
                 f"there is no bucket {bucket!r}", where=snapshot.objects.url, hint=f"there are {', '.join(names)}"
             )

@@ -16,7 +16,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,13 @@ from vedastore.errors import ImageError
 
 if TYPE_CHECKING:
     from vedastore.io.tiff.segments import Region
+    from vedastore.model import Fidelity
 
 VERSION = 1
-EXACT, EQUIVALENT, DECODED = "exact", "equivalent", "decoded"
+EXACT: Final = "exact"
+EQUIVALENT: Final = "equivalent"
+DECODED: Final = "decoded"
+FIDELITIES: dict[str, Fidelity] = {EXACT: EXACT, EQUIVALENT: EQUIVALENT, DECODED: DECODED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Envelope:
         Tile padding, where it is not all zero.
     """
 
-    fidelity: str
+    fidelity: Fidelity
     encoder: str
     size_bytes: int
     regions: tuple[Region, ...]
@@ -106,7 +110,7 @@ def parse_envelope(blob: bytes) -> Envelope:
         frame, packed = blob[4 + length : end], blob[end:]
         _check(regions, size_bytes, len(frame), residue)
         padding = zlib.decompress(packed) if residue else b""
-        return Envelope(str(header["fidelity"]), str(header["encoder"]), size_bytes, regions, frame, padding)
+        return Envelope(FIDELITIES[header["fidelity"]], str(header["encoder"]), size_bytes, regions, frame, padding)
     except (struct.error, ValueError, KeyError, TypeError, zlib.error, RecursionError) as error:
         raise ImageError(f"damaged envelope of an image ({error})") from None
 

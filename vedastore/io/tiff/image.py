@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from vedastore.io.tiff.rewrite import rewrite
 from vedastore.io.tiff.samples import arrange, disarrange, fill_value, predict, unpredict
 from vedastore.io.tiff.segments import Region, Segments, check_apart, gather, parse_segments
 from vedastore.io.tiff.structure import Buffer, Directory, damaged, read_first_directory, unsupported
+
+if TYPE_CHECKING:
+    from vedastore.model import Fidelity
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[Any]
@@ -54,21 +57,24 @@ class DecodedTiff:
         a, b, c, d, e, f in the order of `affine.Affine`, as rasterio reports them.
     nodata : str or None
         Text of the GDAL_NODATA tag.
+    compressed : bool
+        Whether the bytes that come back depend on a codec.
     """
 
     pixels: Pixels
     envelope: bytes
-    fidelity: str
+    fidelity: Fidelity
     crs: str | None
     transform: Affine | None
     nodata: str | None
+    compressed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeInfo:
     """What an envelope says about its file, for reports."""
 
-    fidelity: str
+    fidelity: Fidelity
     encoder: str
     compression: str
 
@@ -109,7 +115,15 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedTiff:
         crs, transform = read_crs(image.directory), read_transform(image.directory)
     except MemoryError:
         raise unsupported("an image larger than the memory") from None
-    return DecodedTiff(pixels, envelope.dump(), envelope.fidelity, crs, transform, image.nodata)
+    return DecodedTiff(
+        pixels=pixels,
+        envelope=envelope.dump(),
+        fidelity=envelope.fidelity,
+        crs=crs,
+        transform=transform,
+        nodata=image.nodata,
+        compressed=envelope.encoder != COPY,
+    )
 
 
 def encode(pixels: Pixels, envelope: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
