@@ -28,7 +28,7 @@ from vedastore.store import shards
 from vedastore.store.shards import ShardDraft, ShardReader, decode_chip, encode_chip, read_shard_index
 
 WHERE = "store: shard"
-RGB = ChipSpec("uint8", 3, 16, 16)
+RGB = ChipSpec("uint8", 3, 128, 128)
 WIDE = ChipSpec("uint16", 2, 16, 16)
 TILED = ChipSpec("uint8", 3, 2304, 2400)  # 15.8 MiB of pixels and a little: not above the limit
 HUGE = [ChipSpec("uint8", 3, 2400, 2400), ChipSpec("float32", 4, 1100, 1500), ChipSpec("complex128", 200, 80, 90)]
@@ -304,7 +304,7 @@ def test_no_flipped_bit_of_a_shard_gives_wrong_pixels(bucket, place, bit):
     key = keys.shard(name, 0)
     data = objects.read(key)
     index_bytes = 16 * RGB.samples_per_shard + 4
-    # The index is far longer than the chunks here: look at both alike.
+    # Chunks and index differ in length: look at both alike.
     spot = place // 2 % index_bytes + len(data) - index_bytes if place % 2 else place // 2 % (len(data) - index_bytes)
     changed = bytearray(data)
     changed[spot] ^= 1 << bit

@@ -151,7 +151,7 @@ def test_for_import(tmp_path, source):
     request = run_json("export", store, dest, "--for-import")["request"]
     assert request["metadata"]["imshape"] == [3, 32, 40]
     assert request["metadata"]["mltype"] == "segmentation"
-    assert request["options"] == {"default_label": None, "label_field": None, "s3path": str(dest)}
+    assert request["options"] == {"default_label": None, "label_field": None, "s3path": "import.tar.gz"}
     with tarfile.open(dest) as archive:
         assert len(archive.getnames()) == 8
 

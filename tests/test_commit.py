@@ -58,7 +58,28 @@ def test_overwrite_publishes_at_once_and_leaves_readers_their_version(tmp_path):
     assert (pixels.values == vs.convert(tmp_path / "1.tar.gz", tmp_path / "again.zarr").to_xarray().image).all()
     assert len(reader.samples) == 3
     collection = assert_store_ok(tmp_path / "r.zarr", other)
-    assert set(collection.samples["bucket"]) == {"uint8-3x32x40~1"}
+    (bucket,) = set(collection.samples["bucket"])
+    assert bucket.startswith("uint8-3x32x40~")
+    vs.convert(tmp_path / "1.tar.gz", tmp_path / "r.zarr", mode="overwrite")
+    assert assert_store_ok(tmp_path / "r.zarr", one).version == "1.0.1"
+    assert collection.verify(against=tmp_path / "2.tar.gz").ok
+    assert [s.id for s in collection] == ["0", "1", "2", "3", "4"]
+
+
+def test_of_two_overwrites_one_wins_whole(tmp_path):
+    sources = [make_release(3, seed=n).tar_gz(tmp_path / f"{n}.tar.gz") for n in range(4)]
+    vs.convert(sources[0], tmp_path / "r.zarr")
+    script = "import sys, vedastore as vs; vs.convert(sys.argv[1], sys.argv[2], mode='overwrite')"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, source, tmp_path / "r.zarr"], stderr=subprocess.PIPE)
+        for source in sources[1:]
+    ]
+    errors = [p.communicate()[1].decode() for p in processes]
+    won = [n for n, p in enumerate(processes, 1) if p.returncode == 0]
+    assert won
+    assert sum("ConflictError" in e for e in errors) == 3 - len(won)
+    assert_store_ok(tmp_path / "r.zarr")
+    assert any(vs.open(tmp_path / "r.zarr").verify(against=sources[n]).ok for n in won)
 
 
 def test_a_failed_overwrite_leaves_the_store(tmp_path):

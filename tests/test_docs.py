@@ -5,8 +5,10 @@ blocks the lines that begin with ``$`` are run, and the lines below are what the
 ``echo $?`` follows it. Blocks of other languages are not run.
 """
 
+import argparse
 import contextlib
 import doctest
+import importlib.util
 import io
 import os
 import re
@@ -14,7 +16,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 import textwrap
 from pathlib import Path
@@ -36,6 +37,15 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     assert run_cli(["demo", str(folder)])[0] == 0
     return folder
+
+
+@pytest.fixture
+def check_docs():
+    """scripts/check_docs.py as a module."""
+    place = importlib.util.spec_from_file_location("check_docs", ROOT / "scripts" / "check_docs.py")
+    module = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -60,29 +70,34 @@ def test_page_runs(page, tmp_path, monkeypatch, request):
             exec(compile("\n" * line + body, page, "exec"), namespace)
 
 
-def test_check_docs_passes():
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "check_docs.py"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_check_docs_passes(capsys, check_docs):
+    code = check_docs.main([])
+    assert (code, capsys.readouterr().out) == (0, "documentation: ok\n")
 
 
-def test_check_docs_tells_what_is_wrong(tmp_path):
+def test_check_docs_tells_what_is_wrong(tmp_path, capsys, check_docs):
     docs = tmp_path / "docs"
     shutil.copytree(ROOT / "docs", docs)
     shutil.copy(ROOT / "README.md", tmp_path)
     shutil.copy(ROOT / "LICENSE", tmp_path)
     (docs / "reference.md").write_text("# Reference\n")
     (docs / "lonely.md").write_text("see [this](nowhere.md), [that](index.md#no-such-part) and " + "/root/" + "x\n")
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "check_docs.py", "--root", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    for told in ("reference.md is out of date", "nowhere.md", "#no-such-part", "not reachable", "machine"):
-        assert told in done.stdout
+    code = check_docs.main(["--root", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert code == 1
+    for expected in ("reference.md is out of date", "nowhere.md", "#no-such-part", "not reachable", "one machine"):
+        assert expected in told
+
+
+def test_check_docs_misses_help(monkeypatch, check_docs):
+    bare = argparse.ArgumentParser()
+    bare.add_subparsers().add_parser("silent").add_argument("--option")
+    monkeypatch.setattr(check_docs.cli, "_parser", lambda: bare)
+    assert [problem.partition(":")[0] for problem in check_docs.check_help()] == [
+        "vedastore silent",
+        "vedastore silent",
+        "vedastore silent --option",
+    ]
 
 
 def check_pycon(body, namespace, page, line):

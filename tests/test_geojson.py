@@ -59,7 +59,7 @@ def test_refuses(data, message):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_refuses_other_encodings(encoding):
-    with pytest.raises(LabelError, match="not UTF-8|not JSON"):
+    with pytest.raises(LabelError, match=r"not UTF-8|not JSON"):
         parse_json('{"label": "é"}'.encode(encoding), WHERE)
 
 

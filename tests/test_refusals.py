@@ -85,6 +85,8 @@ TOP = "ts_104-1.0.1"
         ({f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"NaN")}, LabelError, "NaN"),
         ({f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"1")}, LabelError, "the task is segmentation"),
         ({f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"[[0, 0, 1]]")}, LabelError, "three|3 numbers"),
+        ({f"{TOP}/bounds.geojson": b"{}", f"./{TOP}/bounds.geojson": b"{}"}, PairError, "there are two"),
+        ({f"{TOP}/meta.json": None, f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"1")}, LabelError, "0/1 values"),
         ({f"{TOP}/meta.json": b"[]"}, ReleaseError, "meta.json"),
         ({f"{TOP}/meta.json": b'{"mlType": "regression"}'}, ReleaseError, "none of classification"),
     ],
@@ -99,6 +101,14 @@ def test_bad_members(tmp_path, changes, error, match):
 def test_no_sample_at_all(tmp_path):
     source = Release({"ts/meta.json": b'{"mlType": "segmentation"}'}).tar_gz(tmp_path / "r.tar.gz")
     refuse(source, tmp_path / "r.zarr", PairError, "no sample")
+
+
+def test_a_meta_json_elsewhere_is_no_meta_json(tmp_path):
+    stray = {f"{TOP}/images/meta.json": b"[]", "images/meta.json": b"[]", "docs/bounds.geojson": b"{}"}
+    release = changed(make_release(2), stray)
+    collection = vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
+    assert_store_ok(tmp_path / "r.zarr", release)
+    assert collection.meta["name"] == "Harbours"
 
 
 def test_mixed_coordinates(tmp_path):

@@ -124,7 +124,7 @@ def test_tasks(text, task):
 
 @pytest.mark.parametrize("value", ["", "regression", 3, [], {"a": 1}])
 def test_unknown_tasks_are_refused(value):
-    with pytest.raises(ReleaseError, match="none of classification, object_detection, segmentation") as caught:
+    with pytest.raises(ReleaseError, match=r"none of classification, object_detection, segmentation") as caught:
         parse_task(value, WHERE)
     assert caught.value.where == WHERE
     assert "--task" in caught.value.hint
@@ -136,7 +136,7 @@ def test_unknown_tasks_are_refused(value):
 )
 def test_class_names(value, name):
     if name is None:
-        with pytest.raises(LabelError, match="empty name|lone surrogate"):
+        with pytest.raises(LabelError, match=r"empty name|lone surrogate"):
             class_name(value, WHERE)
     else:
         assert class_name(value, WHERE) == name
@@ -169,7 +169,7 @@ def test_meta():
 
 @pytest.mark.parametrize("document", [[], "x", 1, None])
 def test_meta_that_is_no_object_is_refused(document):
-    with pytest.raises(ReleaseError, match="meta.json is not a JSON object"):
+    with pytest.raises(ReleaseError, match=r"meta\.json is not a JSON object"):
         parse_meta(document, WHERE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import signal
 import sys
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in arguments
     try:
         options = _parser().parse_args(arguments)
@@ -94,14 +98,15 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from vedastore.ops.export import export
+    from vedastore.store.snapshot import open_snapshot
 
     with _progress(options, "member") as progress, _client(options) as client:
         report = export(
-            options.store,
+            open_snapshot(options.store, options.version),
             options.dest,
-            version=options.version,
             for_import=options.for_import,
             overwrite=options.overwrite,
+            workers=options.workers,
             client=client,
             progress=progress,
         )
@@ -140,10 +145,15 @@ def _info(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from vedastore.ops.verify import verify
+    from vedastore.store.snapshot import open_snapshot
 
     with _progress(options, "member") as progress, _client(options) as client:
         report = verify(
-            options.store, against=options.against, version=options.version, client=client, progress=progress
+            open_snapshot(options.store, options.version),
+            against=options.against,
+            workers=options.workers,
+            client=client,
+            progress=progress,
         )
     what = "members are" if options.against else "images come back"
     verdict = "ok" if report.ok else f"{_plural(len(report.problems), 'problem')} found"
@@ -162,8 +172,8 @@ def _validate(options: argparse.Namespace) -> int:
         labels=LabelOptions(options.label_field, options.default_label),
         task=options.task,
     )
-    with _progress(options, "B") as progress:
-        report = validate(options.release, chosen, progress=progress)
+    with _progress(options, "B") as progress, _client(options) as client:
+        report = validate(options.release, chosen, workers=options.workers, client=client, progress=progress)
     verdict = (
         "ok" if report.ok else f"{_plural(len(report.problems), 'problem')}, {_plural(len(report.findings), 'finding')}"
     )
@@ -245,17 +255,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "export", _export, "turn a store into a release again", "vedastore export ts_104.zarr ts_104-1.0.1.tar.gz"
     )
-    sub.add_argument("store", metavar="STORE")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
     sub.add_argument("dest", metavar="DEST.tar.gz", help="the archive to write: .tar.gz, .tgz or .tar")
     sub.add_argument("--version", metavar="V", help="the version to export, the latest without it")
     sub.add_argument(
         "--for-import", action="store_true", help="only images and labels; print the request for bulk import"
     )
     sub.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    _add_scheduler(sub)
+    _add_workers(sub)
 
     sub = command("info", _info, "tell what a store holds", "vedastore info ts_104.zarr")
-    sub.add_argument("store", metavar="STORE")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
     sub.add_argument("--version", metavar="V", help="the version to describe, the latest without it")
 
     sub = command(
@@ -264,17 +274,18 @@ def _parser() -> argparse.ArgumentParser:
         "read everything again and check it",
         "vedastore verify ts_104.zarr --against ts_104-1.0.1.tar.gz",
     )
-    sub.add_argument("store", metavar="STORE")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
     sub.add_argument("--against", metavar="RELEASE", help="compare member by member with a release")
     sub.add_argument("--version", metavar="V", help="the version to verify, the latest without it")
-    _add_scheduler(sub)
+    _add_workers(sub)
 
     sub = command("validate", _validate, "tell what is wrong with a release", "vedastore validate ts_104-1.0.1.tar.gz")
     sub.add_argument("release", metavar="RELEASE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
+    _add_workers(sub)
     _add_label_options(sub)
 
     sub = command("versions", _versions, "list the versions of a store", "vedastore versions ts_104.zarr")
-    sub.add_argument("store", metavar="STORE")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
 
     sub = command("demo", _demo, "run the main job on a release made on the spot", "vedastore demo /tmp/vedastore-demo")
     sub.add_argument("dir", metavar="DIR", nargs="?", help="where to; a new temporary directory without it")
@@ -295,10 +306,6 @@ def _add_label_options(sub: argparse.ArgumentParser) -> None:
 
 def _add_workers(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--workers", metavar="N", type=int, help="threads to use; one a core without it")
-    _add_scheduler(sub)
-
-
-def _add_scheduler(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--scheduler", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
 
 
@@ -348,7 +355,7 @@ def _progress(options: argparse.Namespace, unit: str) -> Iterator[Callable[[int,
 def _tell(options: argparse.Namespace, document: dict[str, Any], *lines: str) -> None:
     """Print a result: as one JSON document, or as lines."""
     if options.json:
-        print(json.dumps(document, default=_plain, ensure_ascii=False, indent=1))
+        print(json.dumps(document, default=_plain, indent=1))
     elif not options.quiet:
         for line in lines:
             print(line)
@@ -357,7 +364,7 @@ def _tell(options: argparse.Namespace, document: dict[str, Any], *lines: str) ->
 def _tell_error(error: VedastoreError, *, as_json: bool) -> None:
     if as_json:
         document = {"kind": error.kind, "message": error.message, "where": error.where, "hint": error.hint}
-        print(json.dumps({"error": document}, ensure_ascii=False))
+        print(json.dumps({"error": document}))
     print(f"vedastore: {error}", file=sys.stderr)
 
 

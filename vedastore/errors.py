@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+_MESSAGE_CHARS = 600  # messages quote their input, and inputs can be long
+
 
 class VedastoreError(Exception):
     """Root of the tree.
@@ -40,7 +42,7 @@ class VedastoreError(Exception):
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, where, hint)
-        self.message = escape(message)
+        self.message = escape(message if len(message) <= _MESSAGE_CHARS else f"{message[:_MESSAGE_CHARS]} ...")
         self.where = None if where is None else escape(where)
         self.hint = None if hint is None else escape(hint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import uuid
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SCRATCH_HINT = "free some space, or set TMPDIR to a place that has it"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
 _HINT = "use overwrite=True or --overwrite to replace it"
 
 
@@ -72,6 +74,10 @@ def _publish(draft: Path, target: Path, *, overwrite: bool) -> None:
             os.link(draft, target)
         except FileExistsError:
             raise ConflictError("another writer was first", where=str(target), hint=_HINT) from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            draft.rename(target)  # a file system without hard links: the look at the start has to do
     descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from vedastore.errors import ReleaseError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -68,21 +66,23 @@ def apply_affine(shapes: Any, transforms: Sequence[Affine6]) -> Any:
 def project(shapes: Any, crs: str, direction: Literal["to_lonlat", "from_lonlat"]) -> Any:
     """Return the shapes between longitude/latitude (WGS 84) and a CRS, x and y only.
 
-    Raises
-    ------
-    ReleaseError
-        When the CRS is unknown to PROJ, or coordinates lie where it is not defined.
+    None stands for a shape that the CRS has no place for; for all of them where PROJ cannot use the CRS.
     """
     import shapely
 
     if crs == LONLAT:
         return shapes
-    points = shapely.get_coordinates(shapes)
-    x, y = _transformer(crs, direction).transform(points[:, 0], points[:, 1])
+    transformer = _transformer(crs, direction)
+    if transformer is None:
+        return np.full(len(shapes), None)
+    points, of = shapely.get_coordinates(shapes, return_index=True)
+    x, y = transformer.transform(points[:, 0], points[:, 1])
     moved = np.stack([x, y], axis=1)
-    if not np.isfinite(moved).all():
-        raise ReleaseError(f"coordinates lie outside the area of {crs[:80]}")
-    return _with_coordinates(shapes, moved)
+    lost = np.unique(of[~np.isfinite(moved).all(axis=1)])
+    moved[~np.isfinite(moved)] = 0
+    placed = _with_coordinates(shapes, moved)
+    placed[lost] = None
+    return placed
 
 
 def projjson(crs: str) -> dict[str, Any]:
@@ -106,5 +106,5 @@ def _transformer(crs: str, direction: str) -> Any:
     ends = (crs, LONLAT) if direction == "to_lonlat" else (LONLAT, crs)
     try:
         return pyproj.Transformer.from_crs(*ends, always_xy=True)
-    except pyproj.exceptions.ProjError as error:
-        raise ReleaseError(f"the CRS {crs[:80]} cannot be used: {error}") from None
+    except pyproj.exceptions.ProjError:
+        return None

@@ -153,9 +153,10 @@ class LocalObjects:
             found = {entry.name for entry in self.path.iterdir()}
             if found and (marker not in found or found - {marker, *ours}):
                 raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
-            descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+            descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._lock(descriptor, wait=False)
+            self._check_claim(descriptor, marker, ours)
             self._clear(ours)
             yield
             self._clear([marker])
@@ -168,6 +169,18 @@ class LocalObjects:
             raise
         finally:
             os.close(descriptor)
+
+    def _check_claim(self, descriptor: int, marker: str, ours: Collection[str]) -> None:
+        """Check that nobody has finished here between our look at the directory and our lock."""
+        try:
+            held = os.path.samestat(os.fstat(descriptor), (self.path / marker).stat())
+        except FileNotFoundError:
+            held = False
+        free = held and not {entry.name for entry in self.path.iterdir()} - {marker, *ours}
+        if not free:
+            if held:
+                self._clear([marker])
+            raise ConflictError("another writer was first", where=self.url, hint="choose another target")
 
     def _lock(self, descriptor: int, *, wait: bool) -> None:
         try:

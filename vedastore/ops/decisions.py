@@ -19,6 +19,8 @@ EXAMPLES: Final = 3
 _FLAG_FINDINGS: Final = {
     "unclosed_ring": "a ring is not closed; it is closed in the index, and as it was in the label",
     "footprint_skewed": "the footprint is no exact parallelogram; the transform is the closest one",
+    "footprint_disagrees": "the footprint lies more than a pixel off the image's own georeferencing, which is used",
+    "objects_unplaced": "an object of the label has no place in pixels",
     "footprint_not_rectangle": "the footprint is no rectangle, so pixels cannot be placed on the ground",
 }
 
@@ -45,6 +47,7 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
         When halves lack the other, labels are of another task, or their coordinates can be read two ways.
     """
     findings: list[Finding] = []
+    _settle_members(ledger, where)
     meta = _meta(ledger, where)
     for sample_id, member, lack in ledger.unpaired():
         _refuse(
@@ -54,7 +57,7 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
             ledger,
             options,
         )
-    task = _task(ledger, options, meta, where)
+    task = _task(ledger, options, meta, where) if ledger.count() else "classification"
     named = ledger.declared_classes()
     samples = ledger.count()
     if samples == 0:
@@ -63,6 +66,8 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
     if meta.declared is not None:
         findings += rules.check_meta(meta, named, f"{where}: meta.json")
     findings += _bounds_findings(ledger, samples, where)
+    label_coords, astray = _label_coords(ledger, options, where)
+    findings += astray
     kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
     findings += [
         Finding("kept-member", "kept for export, though no part of a release", f"{where}: {name}") for name in kept
@@ -71,7 +76,7 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
         meta=meta,
         task=task,
         classes=_classes(named, options, meta, where),
-        label_coords=_label_coords(ledger, options, where),
+        label_coords=label_coords,
         samples=samples,
         kept_members=kept,
         findings=tuple(findings),
@@ -110,6 +115,15 @@ def _refuse(error: ReleaseError, sample_id: str, member: str, ledger: Ledger, op
     ledger.reject(sample_id, member, error.message)
 
 
+def _settle_members(ledger: Ledger, where: str) -> None:
+    """Take ``meta.json`` and ``bounds.geojson`` for the release's own only beside its images, and only once each."""
+    found: dict[str, str] = {}
+    for name, kind in ledger.settle_members():
+        if kind in found:
+            raise PairError(f"there are two: {found[kind]} and {name}", where=where)
+        found[kind] = name
+
+
 def _meta(ledger: Ledger, where: str) -> Meta:
     found = ledger.read_member("meta")
     if found is None:
@@ -122,11 +136,7 @@ def _task(ledger: Ledger, options: ConvertOptions, meta: Meta, where: str) -> Ta
     task = options.task or meta.task
     forms = dict(ledger.label_forms())
     if task is None:
-        return (
-            labels.infer_task(set(forms), only_boxes=forms.get("objects", True), where=where)
-            if forms
-            else "classification"
-        )
+        task = labels.infer_task(set(forms), only_boxes=forms.get("objects", True), where=where)
     for kind in forms:
         if not labels.belongs(task, kind):
             for sample_id, member in ledger.of_kind(kind):
@@ -145,13 +155,15 @@ def _classes(named: set[str], options: ConvertOptions, meta: Meta, where: str) -
     return tuple(sorted(set(options.classes)))
 
 
-def _label_coords(ledger: Ledger, options: ConvertOptions, where: str) -> LabelCoords | None:
+def _label_coords(ledger: Ledger, options: ConvertOptions, where: str) -> tuple[LabelCoords | None, list[Finding]]:
     if options.label_coords != "auto":
-        return options.label_coords
+        return options.label_coords, []
     decision = labels.CoordinateDecision()
     for row in ledger.coordinates():
         decision.add(labels.weigh(row.id, row.objects_bounds, row.footprint_bounds, row.height, row.width))
-    return decision.decide(where)
+    coords = decision.decide(where)
+    message = f"objects lie more than a chip's size outside of it (samples: {', '.join(decision.astray)} ...)"
+    return coords, [Finding("objects-astray", message, where)] if decision.astray else []
 
 
 def _bounds_findings(ledger: Ledger, samples: int, where: str) -> list[Finding]:

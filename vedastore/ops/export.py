@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import UsageError
@@ -14,7 +15,6 @@ from vedastore.io.files import new_file, scratch_errors
 from vedastore.ops.rebuild import iter_rebuilt
 from vedastore.ops.workers import count_workers, open_executor
 from vedastore.spec.release import import_request
-from vedastore.store.snapshot import open_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,10 +43,9 @@ class ExportReport:
 
 
 def export(
-    store: str | os.PathLike[str],
+    snapshot: Snapshot,
     dest: str | os.PathLike[str],
     *,
-    version: str | None = None,
     for_import: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
@@ -62,7 +61,6 @@ def export(
     StoreError
         When the store is damaged, or the target cannot be written.
     """
-    snapshot = open_snapshot(store, version)
     compress = _is_compressed(os.fspath(dest))
     total = 2 * snapshot.version.samples + (0 if for_import else snapshot.version.index["members"].rows)
     counts = {"identical": 0, "equivalent": 0}
@@ -113,5 +111,5 @@ def _request(snapshot: Snapshot, dest: str) -> dict[str, Any]:
         shape=largest.spec.shape,
         meta=None if meta is None else meta.data,
         options=options,
-        archive=dest,
+        archive=Path(dest).name,
     )

@@ -41,7 +41,7 @@ class Intake:
             self._roll.add(outcome)
 
     def _take_image(self, image: Encoded) -> None:
-        name, rows = self._buckets.get(image.spec) or (self._new_bucket(image.spec), 0)
+        name, rows = self._buckets.get(image.spec) or (self._write.name_bucket(image.spec), 0)
         if not self._roll.add_image(image.half, name, rows):
             return
         self._buckets[image.spec] = name, rows + 1
@@ -51,12 +51,6 @@ class Intake:
             self._write_shard(image.spec)
         elif sum(d.memory_bytes for d in self._drafts.values()) > DRAFTS_BYTES:
             max(self._drafts.values(), key=lambda d: d.memory_bytes).spill()
-
-    def _new_bucket(self, spec: ChipSpec) -> str:
-        generation = 0
-        while (name := keys.bucket(spec.dtype, *spec.shape, generation)) in self._write.taken_buckets:
-            generation += 1
-        return name
 
     def _write_shard(self, spec: ChipSpec) -> None:
         name, rows = self._buckets[spec]

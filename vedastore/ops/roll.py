@@ -71,11 +71,10 @@ def read_batch(members: list[Member], options: ConvertOptions, where: str, *, en
 
 
 class Roll:
-    """Enters in the ledger what may be in a release once, and refuses or rejects it the second time."""
+    """Enters halves and other members in the ledger; refuses or rejects an id that is taken."""
 
     def __init__(self, ledger: Ledger, options: ConvertOptions, where: str) -> None:
         self._ledger, self._options, self._where = ledger, options, where
-        self._singles: dict[str, str] = {}
         self._top: tuple[str, str] | None = None
 
     def add_image(self, half: ImageHalf, bucket: str, row: int) -> bool:
@@ -90,8 +89,6 @@ class Roll:
                 self._check_top(outcome.member)
                 self._check_id(outcome.id, outcome.member, self._ledger.add_label(outcome))
             case Other(member, role):
-                if role.kind in {"meta", "bounds"}:
-                    self._check_once(role.kind, member.name)
                 self._ledger.add_member(member.ordinal, member.name, role.kind, member.data)
             case Rejected(sample_id, member_name, error):
                 self._ledger.reject(sample_id, member_name, error.message)
@@ -112,8 +109,3 @@ class Roll:
         elif self._top[0] != top:
             message = f"there are two releases in one archive: {self._top[1]} and {member}"
             raise PairError(message, where=self._where, hint="convert each by itself")
-
-    def _check_once(self, kind: str, member: str) -> None:
-        if kind in self._singles:
-            raise PairError(f"there are two: {self._singles[kind]} and {member}", where=self._where)
-        self._singles[kind] = member

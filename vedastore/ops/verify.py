@@ -6,34 +6,26 @@ import hashlib
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from vedastore.errors import StoreError
-from vedastore.exchange.release import ReleaseReader, pixel_digest
-from vedastore.io import tiff
 from vedastore.io.files import scratch_errors
 from vedastore.model import Finding
-from vedastore.ops.rebuild import Rebuilt, iter_rebuilt, rebuild
+from vedastore.ops.comparison import Comparison
+from vedastore.ops.rebuild import Rebuilt, iter_rebuilt
 from vedastore.ops.workers import open_executor
 from vedastore.spec import arrays, keys
-from vedastore.spec import release as rules
 from vedastore.spec.root import dump_json, dump_root
-from vedastore.store.scratch import open_scratch
+from vedastore.store.commit import read_root
 from vedastore.store.shards import read_shard_index
-from vedastore.store.snapshot import Snapshot, StoredImage, open_snapshot
 
 if TYPE_CHECKING:
     import os
-    import sqlite3
     from collections.abc import Callable, Iterator
 
-    from vedastore.io.archive import Member
+    from vedastore.store.snapshot import Snapshot
 
-_SCHEMA = """
-CREATE TABLE catalogue (path TEXT, digest BLOB, position INTEGER, seen INTEGER DEFAULT 0);
-CREATE INDEX by_path ON catalogue (path);
-"""
+
 _READ_BYTES = 8 * 2**20
 
 
@@ -54,10 +46,9 @@ class VerifyReport:
 
 
 def verify(
-    store: str | os.PathLike[str],
+    snapshot: Snapshot,
     *,
     against: str | os.PathLike[str] | None = None,
-    version: str | None = None,
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
@@ -69,24 +60,23 @@ def verify(
     Raises
     ------
     StoreError
-        When the store cannot be opened at all; damage inside it is reported.
+        When the root document cannot be read; damage below it is reported.
     ReleaseError
         When the release cannot be read.
     """
-    snapshot = open_snapshot(store, version)
     problems = [*_check_metadata(snapshot), *_check_index(snapshot)]
     counts: Counter[str] = Counter()
     if not any(p.rule == "index" for p in problems):
         with ExitStack() as stack:
             executor = stack.enter_context(open_executor(workers, client))
             stack.enter_context(scratch_errors())
-            catalogue = stack.enter_context(open_scratch(_SCHEMA))
+            comparison = stack.enter_context(Comparison(snapshot))
             rebuilt = _reported(iter_rebuilt(snapshot, executor), snapshot, progress)
-            problems += _check_members(rebuilt, catalogue, counts)
+            problems += _check_members(rebuilt, comparison, counts)
             problems += _check_rows(snapshot)
             if against is not None:
-                counts.clear()
-                problems += _compare(snapshot, against, catalogue, counts)
+                problems += comparison.compare(against)
+                counts = comparison.counts
     return VerifyReport(
         ok=not problems,
         version=snapshot.version.version,
@@ -99,8 +89,11 @@ def verify(
 
 def _check_metadata(snapshot: Snapshot) -> Iterator[Finding]:
     """Compare the root and every group's and array's metadata with what this version of the format writes."""
-    expected = {keys.ROOT: dump_root(snapshot.root), keys.chips_metadata(): dump_json(arrays.group_metadata())}
-    for name, bucket in snapshot.root.buckets().items():
+    root = read_root(snapshot.objects)
+    if root is None:
+        raise StoreError("there is no store any more", where=snapshot.objects.url)
+    expected = {keys.ROOT: dump_root(root[0]), keys.chips_metadata(): dump_json(arrays.group_metadata())}
+    for name, bucket in root[0].buckets().items():
         documents = arrays.bucket_documents(name, bucket.spec, bucket.rows)
         expected |= {key: dump_json(document) for key, document in documents.items()}
     for key, wanted in expected.items():
@@ -123,22 +116,16 @@ def _check_index(snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding("index", error.message, file.key)
 
 
-def _check_members(
-    members: Iterator[Rebuilt], catalogue: sqlite3.Connection, counts: Counter[str]
-) -> Iterator[Finding]:
+def _check_members(members: Iterator[Rebuilt], comparison: Comparison, counts: Counter[str]) -> Iterator[Finding]:
     """Count images by outcome, tell the damaged ones, and note every member for a comparison."""
-    position = 0
     for member in members:
         if member.problem is not None:
             yield Finding("image", member.problem.message, member.problem.where)
-        if member.kind == "directory":
-            continue
-        path = rules.classify(member.member).path
-        at = position if member.kind == "image" else None
-        catalogue.execute("INSERT INTO catalogue VALUES (?, ?, ?, 0)", (path, hashlib.sha256(member.data).digest(), at))
         if member.kind == "image":
+            comparison.add(member, counts.total())
             counts[member.outcome] += 1
-            position += 1
+        elif member.kind != "directory":
+            comparison.add(member, None)
 
 
 def _check_rows(snapshot: Snapshot) -> Iterator[Finding]:
@@ -163,55 +150,6 @@ def _check_rows(snapshot: Snapshot) -> Iterator[Finding]:
                 reader.read(row)
             except StoreError as error:
                 yield Finding("image", error.message, error.where)
-
-
-def _compare(
-    snapshot: Snapshot, against: str | os.PathLike[str], catalogue: sqlite3.Connection, counts: Counter[str]
-) -> Iterator[Finding]:
-    """Look every member of a release up in the catalogue of what an export has."""
-    reader = ReleaseReader(against)
-    images = _Images(snapshot)
-    for member in reader.iter_members():
-        if member.is_dir:
-            continue
-        where = f"{reader.where}: {member.name}"
-        path, digest = rules.classify(member.name).path, hashlib.sha256(member.data).digest()
-        query = "SELECT rowid, digest, position FROM catalogue WHERE path = ? AND NOT seen ORDER BY digest != ? LIMIT 1"
-        found = catalogue.execute(query, (path, digest)).fetchone()
-        if found is None:
-            yield Finding("missing", "the store does not have this member", where)
-            continue
-        row, stored, position = found
-        catalogue.execute("UPDATE catalogue SET seen = 1 WHERE rowid = ?", (row,))
-        if stored == digest:
-            counts["identical"] += 1
-        elif differences := ["the bytes differ"] if position is None else images.differences(position, member):
-            yield Finding("different", "; ".join(differences), where)
-        else:
-            counts["equivalent"] += 1
-    for (path,) in catalogue.execute("SELECT path FROM catalogue WHERE NOT seen ORDER BY rowid"):
-        yield Finding("extra", "the release does not have this member", path)
-
-
-class _Images:
-    """Finds the images of a version by their position; a release in the version's order is read once."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._stream: Iterator[StoredImage] = iter(())
-        self._next = 0
-
-    def differences(self, position: int, member: Member) -> list[str]:
-        """Tell how an image of a release differs from the one that an export writes."""
-        if position < self._next or not self._next:
-            self._stream, self._next = self._snapshot.iter_images(), 0
-        image = next(islice(self._stream, position - self._next, None))
-        self._next = position + 1
-        if image.fidelity == "decoded":
-            same = pixel_digest(tiff.decode(member.data).pixels) == image.pixel_digest
-            return [] if same else ["the decoded pixels differ"]
-        (rebuilt,) = rebuild(self._snapshot, [image])
-        return [rebuilt.problem.message] if rebuilt.problem else tiff.differences(member.data, rebuilt.data)
 
 
 def _reported(

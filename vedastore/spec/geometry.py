@@ -48,7 +48,7 @@ def parse_geometry(value: Any, where: str) -> Shape:
     elif kind == "MultiPolygon":
         polygons = _list(coordinates, "MultiPolygon coordinates", where)
     else:
-        raise LabelError(f"a geometry is of type {kind!r}, not Polygon or MultiPolygon", where=where)
+        raise LabelError(f"a geometry is of type {kind!r:.40}, not Polygon or MultiPolygon", where=where)
     flags: set[str] = set()
     rings = [[_ring(r, flags, where) for r in _list(p, "polygon coordinates", where)] for p in polygons]
     dimensions = {r.shape[1] for p in rings for r in p}

@@ -14,19 +14,19 @@ INDEX: Final = "index"
 ARRAY: Final = "image"
 TABLES: Final = ("samples", "features", "members")
 
-_BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9]+)?")
+_BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
 _INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members)\.parquet")
 
 
-def bucket(dtype: str, bands: int, height: int, width: int, generation: int = 0) -> str:
+def bucket(dtype: str, bands: int, height: int, width: int, write_id: str = "") -> str:
     """Name the bucket of one (dtype, bands, height, width).
 
-    A generation above 0 is a second life of the same shape, after an overwrite.
+    A write that replaces a store has buckets of its own, named with its id: nobody else writes or reads them.
 
-    >>> bucket("uint8", 3, 256, 256), bucket("uint8", 3, 256, 256, 1)
-    ('uint8-3x256x256', 'uint8-3x256x256~1')
+    >>> bucket("uint8", 3, 256, 256), bucket("uint8", 3, 256, 256, "5c0ffee1" + "0" * 24)
+    ('uint8-3x256x256', 'uint8-3x256x256~5c0ffee1')
     """
-    return f"{dtype}-{bands}x{height}x{width}" + (f"~{generation}" if generation else "")
+    return f"{dtype}-{bands}x{height}x{width}" + (f"~{write_id[:8]}" if write_id else "")
 
 
 def is_bucket(name: str) -> bool:

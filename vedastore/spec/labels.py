@@ -29,8 +29,8 @@ def parse_label(feature: Any, options: LabelOptions, where: str) -> Label:
         raise LabelError("a label file is not a GeoJSON Feature", where=where)
     if feature.get("type", "Feature") != "Feature":
         raise LabelError(f"a label file is a GeoJSON {feature['type']!r}, not a Feature", where=where)
-    geometry = feature.get("geometry") or None
-    footprint = None if geometry is None else parse_geometry(geometry, f"{where}: geometry")
+    geometry = feature.get("geometry")
+    footprint = None if geometry is None or geometry == {} else parse_geometry(geometry, f"{where}: geometry")
     kind, flags_by_class, objects = _parse_value(_label_value(feature, options, where), f"{where}: label")
     flags = set(footprint.flags) if footprint else set()
     found = []
@@ -132,7 +132,7 @@ class CoordinateEvidence:
 def weigh(sample_id: str, objects: Bounds, footprint: Bounds, height: int, width: int) -> CoordinateEvidence:
     """Compare the box around a sample's objects with the chip in pixels and with its footprint in degrees.
 
-    An object may reach over the chip's edge, so both are widened by their own size on every side. Degrees are often
+    An object may reach over the chip's edge, by the chip's own size at most. Degrees are often
     small positive numbers, which lie in the pixel range too; only the footprint, a speck in that range, decides: what
     fits it is geographic, unless the footprint itself covers more than a hundredth of the pixel range.
     """
@@ -145,8 +145,10 @@ def weigh(sample_id: str, objects: Bounds, footprint: Bounds, height: int, width
 
 
 def _fits(inner: Bounds, outer: Bounds) -> bool:
+    """Tell whether a box lies at least partly in another one, and nowhere further outside than that one's size."""
     margin_x, margin_y = outer[2] - outer[0], outer[3] - outer[1]
-    return (
+    apart = inner[0] > outer[2] or inner[2] < outer[0] or inner[1] > outer[3] or inner[3] < outer[1]
+    return not apart and (
         inner[0] >= outer[0] - margin_x
         and inner[1] >= outer[1] - margin_y
         and inner[2] <= outer[2] + margin_x
@@ -166,6 +168,11 @@ class CoordinateDecision:
         examples = self._samples[verdict[evidence.pixel, evidence.geographic]]
         if len(examples) < 3:  # noqa: PLR2004 - three names are enough for a message
             examples.append(evidence.id)
+
+    @property
+    def astray(self) -> list[str]:
+        """Some of the samples whose objects lie more than a chip's size outside of it, either way."""
+        return self._samples["neither"]
 
     def decide(self, where: str) -> LabelCoords | None:
         """Return what the coordinates are; None where no sample has any.

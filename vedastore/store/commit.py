@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vedastore.io.objects import LocalObjects
+    from vedastore.spec.arrays import ChipSpec
 
 
 def read_root(objects: LocalObjects) -> tuple[Root, str] | None:
@@ -60,10 +61,9 @@ class Write:
                 self.objects.delete(key)
         self._claim.__exit__(kind, error, traceback)
 
-    @property
-    def taken_buckets(self) -> frozenset[str]:
-        """Names of buckets that committed versions have; their rows are immutable."""
-        return frozenset(self._base[0].buckets()) if self._base else frozenset()
+    def name_bucket(self, spec: ChipSpec) -> str:
+        """Return the name of the bucket that this write makes for chips of a shape."""
+        return keys.bucket(spec.dtype, *spec.shape, write_id=self.write_id if self._base else "")
 
     def put(self, key: str, parts: Iterable[bytes]) -> int:
         """Write one object, durable on return; give its bytes. May be called from any thread."""

@@ -219,6 +219,20 @@ class Ledger:
         lists = {name: _load(row[name]) for name in ("transform", "present", "flags")}
         return PairEntry(**(row | lists), objects=objects)
 
+    def settle_members(self) -> list[tuple[str, str]]:
+        """Make unknown members of those that do not stand in the release's top folder; return the others that matter.
+
+        Those are (name, kind) of every ``meta.json`` and ``bounds.geojson`` of the release itself.
+        """
+        top = self.read_top()
+        found = self._db.execute("SELECT name, kind FROM members WHERE kind IN ('meta', 'bounds') ORDER BY ordinal")
+        own: list[tuple[str, str]] = []
+        foreign: list[tuple[str, str]] = []
+        for name, kind in found:
+            (own if classify(name).top == top else foreign).append((name, kind))
+        self._db.executemany("UPDATE members SET kind = 'unknown' WHERE name = ? AND kind = ?", foreign)
+        return own
+
     def iter_members(self) -> Iterator[tuple[int, str, str, bytes]]:
         """Yield (ordinal, name, kind, bytes) of the members that are no half of a pair, in order."""
         yield from self._db.execute("SELECT ordinal, name, kind, data FROM members ORDER BY ordinal")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 Columns = dict[str, list[Any]]
 
+FOOTPRINT_LIMIT_PX: Final = 1.0
+"""How far a footprint may lie off its image's own georeferencing before that is worth a finding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Georeference:
     """How a sample lies on the ground.
 
-    ``crs`` and ``transform`` are the image's own where it has both, else those of its footprint. ``shown`` is what the
-    samples table tells; ``crs`` is None where nothing maps pixels to the ground.
+    ``crs`` and ``transform`` are the image's own where it has both, else those of its footprint; None where nothing
+    maps pixels to the ground.
     """
 
     crs: str | None
@@ -59,10 +62,34 @@ def invert(transform: Affine6) -> Affine6 | None:
 def plan_rows(pairs: Sequence[PairEntry], coords: LabelCoords | None) -> tuple[Columns, Columns]:
     """Return the columns of ``samples`` and ``features`` for some pairs."""
     places = [georeference(p) for p in pairs]
-    return _samples(pairs, places), _features(pairs, places, coords)
+    features = _features(pairs, places, coords)
+    lost = {i for i, shape in zip(features["position"], features["geometry_px"], strict=True) if shape is None}
+    astray = _disagreeing(pairs, places)
+    flags = [
+        sorted(
+            {*p.flags, *g.flags}
+            | ({"objects_unplaced"} if p.position in lost else set())
+            | ({"footprint_disagrees"} if off else set())
+        )
+        for p, g, off in zip(pairs, places, astray, strict=True)
+    ]
+    return _samples(pairs, places, flags), features
 
 
-def _samples(pairs: Sequence[PairEntry], places: Sequence[Georeference]) -> Columns:
+def _disagreeing(pairs: Sequence[PairEntry], places: Sequence[Georeference]) -> list[bool]:
+    """Tell which footprints lie more than a pixel off the image, where the image says itself where it is."""
+    given = geometry.parse_wkb([p.footprint for p in pairs])
+    own = np.array(
+        [p.footprint is not None and g.crs is not None and g.crs == p.crs for p, g in zip(pairs, places, strict=True)]
+    )
+    pixel = np.full(len(pairs), None)
+    _fill(pixel, given, own, places, to_pixel=True)
+    frames = np.array([(0, 0, p.width, p.height) for p in pairs], dtype="f8").reshape(-1, 4)
+    off = np.abs(geometry.bounds(pixel) - frames).max(axis=1)
+    return [bool(flag) for flag in own & ~(off <= FOOTPRINT_LIMIT_PX)]
+
+
+def _samples(pairs: Sequence[PairEntry], places: Sequence[Georeference], flags: list[list[str]]) -> Columns:
     shapes = geometry.parse_wkb([p.footprint for p in pairs])
     return {
         "id": [p.id for p in pairs],
@@ -79,7 +106,7 @@ def _samples(pairs: Sequence[PairEntry], places: Sequence[Georeference]) -> Colu
         "split": [None] * len(pairs),
         "classes": [p.present for p in pairs],
         "objects": [len(p.objects) for p in pairs],
-        "flags": [sorted({*p.flags, *g.flags}) for p, g in zip(pairs, places, strict=True)],
+        "flags": flags,
         "label": [p.label for p in pairs],
         "image_digest": [p.image_digest for p in pairs],
         "pixel_digest": [p.pixel_digest for p in pairs],

@@ -227,7 +227,7 @@ def read_shard_index(objects: Objects, bucket: str, spec: ChipSpec, shard: int) 
     offsets, lengths = index[:used, 0], index[:used, 1]
     ends = np.cumsum(lengths, dtype="u8")
     inside = (index[:used] <= body_bytes).all()  # or else the sum may have wrapped around
-    gapless = np.array_equal(offsets[1:], ends[:-1]) and (used == 0 or (offsets[0] == 0 and ends[-1] == body_bytes))
+    gapless = np.array_equal(np.append(offsets, np.uint64(body_bytes)), np.append(np.uint64(0), ends))
     if not (inside and gapless) or not (index[used:] == MISSING).all():
         raise StoreError("the shard's index is damaged: its chunks are not one behind the other", where=where)
     return [(int(offset), int(length)) for offset, length in index]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vedastore.errors import StoreError
 from vedastore.io.objects import open_objects
 from vedastore.spec import keys
+from vedastore.spec.release import classify
 from vedastore.store.commit import read_root
 from vedastore.store.scratch import sort_by_ordinal
 from vedastore.store.shards import ShardReader
@@ -97,6 +98,11 @@ class Snapshot:
             for row in batch.to_batches(max_chunksize=256):
                 for values in row.to_pylist():
                     yield StoredImage(**{field: values[column] for column, field in _IMAGE_COLUMNS.items()})
+
+    @property
+    def top(self) -> str:
+        """The top folder of the release; an empty text where it has none."""
+        return classify(next(self.iter_images()).member).top
 
     def iter_labels(self) -> Iterator[StoredFile]:
         """Yield every label file, in the order that they had in the release."""

@@ -177,9 +177,8 @@ class Collection:
         if self._chosen is not None:
             raise UsageError("only a whole version can be exported", hint="export the collection without a slice")
         return export_op.export(
-            self.store,
+            self._snapshot if version is None else open_snapshot(self.store, version),
             dest,
-            version=version or self.version,
             for_import=for_import,
             overwrite=overwrite,
             workers=workers,
@@ -196,9 +195,7 @@ class Collection:
         progress: Callable[[int, int | None], None] | None = None,
     ) -> VerifyReport:
         """Read everything again and check it; see :func:`vedastore.ops.verify.verify`."""
-        return verify_op.verify(
-            self.store, against=against, version=self.version, workers=workers, client=client, progress=progress
-        )
+        return verify_op.verify(self._snapshot, against=against, workers=workers, client=client, progress=progress)
 
     @property
     def _positions(self) -> Any:

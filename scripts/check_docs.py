@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+"""Checks the documentation, and writes the part of it that is generated: scripts/check_docs.py [--write].
+
+The reference (docs/reference.md) is generated from the parser of the command line and from the public Python names.
+Without arguments everything is checked: the reference is up to date, every command has help, relative links and images
+lead somewhere, every file in docs is reachable from README.md or docs/index.md, and no page names a place of one
+machine.
+"""
+# ruff: noqa: SLF001 - argparse keeps to itself which commands and options a parser has
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import vedastore
+from vedastore import cli, errors
+from vedastore.ops.export import ExportReport
+from vedastore.ops.verify import VerifyReport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+STARTS = ("README.md", "docs/index.md")
+REFERENCE = "docs/reference.md"
+LINE = 100
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+_MACHINE = re.compile(r"/(?:root|work|home)/")
+EXITS = (
+    ("0", "done"),
+    ("1", "done, with findings: `verify` or `validate` found something, or `--on-error skip` skipped something"),
+    ("2", "usage: an argument or option makes no sense"),
+    ("3", "bad input: the release was refused"),
+    ("4", "conflict: the target exists already, or another writer was first"),
+    ("5", "the store is damaged, or it could not be read or written"),
+    ("6", "unknown outcome: the commit may or may not have landed"),
+    ("130", "interrupted"),
+)
+OUTPUT = """\
+Results go to stdout; errors, and a progress bar on a terminal, go to stderr. A refusal is one line: where, what and
+why, and what to do. With `--json` it is a document `{"error": {"kind", "message", "where", "hint"}}` on stdout too."""
+ERRORS = """\
+All errors are in `vedastore.errors`. Each has `message`, `where` and `hint`; `str` joins them. `kind` is the word in
+`--json`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check; return the exit code."""
+    parser = argparse.ArgumentParser(description="Check the documentation.")
+    parser.add_argument("--write", action="store_true", help=f"write {REFERENCE} before checking")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to check, this one without it")
+    options = parser.parse_args(arguments)
+    if options.write:
+        (options.root / REFERENCE).write_text(reference(), encoding="utf-8")
+    problems = [*check_help(), *check_reference(options.root), *check_pages(options.root)]
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print("documentation: ok")
+    return 1 if problems else 0
+
+
+# ------------------------------------------------------------------------------------------------------------- checks
+
+
+def check_help() -> Iterator[str]:
+    """Tell every command that has no help, and every option of it that has none."""
+    for name, (text, command) in commands().items():
+        if not text or not command.description:
+            yield f"vedastore {name}: the command has no help"
+        if "example" not in (command.epilog or ""):
+            yield f"vedastore {name}: the help shows no example"
+        for action in command._actions:
+            if action.option_strings and not action.help:
+                yield f"vedastore {name} {action.option_strings[0]}: the option has no help"
+
+
+def check_reference(root: Path) -> Iterator[str]:
+    """Tell whether the generated page is what the code says."""
+    page = root / REFERENCE
+    if not page.exists() or page.read_text(encoding="utf-8") != reference():
+        yield f"{REFERENCE} is out of date: run scripts/check_docs.py --write"
+
+
+def check_pages(root: Path) -> Iterator[str]:
+    """Tell links that lead nowhere, files that no link leads to, and places of one machine."""
+    root = root.resolve()
+    seen: set[Path] = set()
+    queue = [root / start for start in STARTS]
+    while queue:
+        page = queue.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        if not page.exists():
+            yield f"{page.relative_to(root)}: there is no such page"
+        elif page.suffix == ".md":
+            for target, problem in links(page, root):
+                if problem:
+                    yield problem
+                else:
+                    queue.append(target)
+    docs = sorted(path for path in (root / "docs").rglob("*") if path.is_file())
+    for path in docs:
+        if path not in seen:
+            yield f"{path.relative_to(root)}: not reachable from {' or '.join(STARTS)}"
+    for path in [root / "README.md", *docs]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if _MACHINE.search(line):
+                yield f"{path.relative_to(root)}:{number}: names a place of one machine: {line.strip()}"
+        if path not in seen and path.suffix == ".md":
+            yield from (problem for _, problem in links(path, root) if problem)
+
+
+def links(page: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the target of every relative link of a page, and what is wrong with it."""
+    text = _CODE.sub("", page.read_text(encoding="utf-8"))
+    for link in _LINK.findall(text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        place, _, part = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        if not target.is_relative_to(root) or not target.exists():
+            yield target, f"{page.relative_to(root)}: the link {link} leads nowhere"
+        elif part and part not in anchors(target):
+            yield target, f"{page.relative_to(root)}: the link {link} leads to no heading"
+        else:
+            yield target, ""
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# ---------------------------------------------------------------------------------------------------------- reference
+
+
+def reference() -> str:
+    """Return the reference page."""
+    parts = [
+        "# Reference",
+        "This page is generated from the code by `scripts/check_docs.py --write`.",
+        "- [Command line](#command-line)\n- [Exit codes](#exit-codes)\n- [Python](#python)\n- [Errors](#errors)",
+        "## Command line",
+        OUTPUT,
+        *(part for name, (_, command) in commands().items() for part in command_page(name, command)),
+        "## Exit codes",
+        table(("code", "meaning"), EXITS),
+        "## Python",
+        "```python\nimport vedastore as vs\n```",
+        *(part for name in ("convert", "open") for part in function_page(f"vs.{name}", getattr(vedastore, name))),
+        *(part for name in ("Collection", "Sample") for part in class_page(f"vs.{name}", getattr(vedastore, name))),
+        *report_page("ExportReport", ExportReport),
+        *report_page("VerifyReport", VerifyReport),
+        "## Errors",
+        ERRORS,
+        table(("error", "below", "kind", "exit", "meaning"), error_rows()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def commands() -> dict[str, tuple[str, argparse.ArgumentParser]]:
+    """Return every command by name, with its line in the list of commands."""
+    (found,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    texts = {choice.dest: choice.help or "" for choice in found._choices_actions}
+    return {name: (texts.get(name, ""), command) for name, command in found.choices.items()}
+
+
+def command_page(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the section of a command."""
+    actions = [action for action in command._actions if action.dest != "help"]
+    places = [action for action in actions if not action.option_strings]
+    options = sorted((a for a in actions if a.option_strings), key=lambda a: a.dest in {"json", "quiet"})
+    usage = " ".join(["vedastore", name, *(word(a) for a in places), "[OPTION]..."])
+    yield f"### `vedastore {name}`"
+    yield command.description or ""
+    yield f"```sh\n{usage}\n```"
+    yield table(("argument", "meaning"), [(f"`{word(a)}`", cell(a)) for a in places + options])
+    yield "Example: `{}`".format((command.epilog or "").removeprefix("example:").strip())
+
+
+def word(action: argparse.Action) -> str:
+    """Return how an argument is written."""
+    if not action.option_strings:
+        text = str(action.metavar or action.dest)
+        return {"+": f"{text}...", "?": f"[{text}]"}.get(str(action.nargs), text)
+    if action.nargs == 0:
+        return action.option_strings[0]
+    value = action.metavar or "|".join(map(str, action.choices or [action.dest.upper()]))
+    return f"{action.option_strings[0]} {value}"
+
+
+def cell(action: argparse.Action) -> str:
+    """Return what an argument means, and its default."""
+    default = f" (default: `{action.default}`)" if action.choices and action.default else ""
+    return f"{action.help or ''}{default}"
+
+
+def function_page(name: str, function: Any) -> Iterator[str]:
+    """Yield the section of a function: signature and docstring without its types."""
+    yield f"### `{name}`"
+    yield f"```python\n{signature(name, function)}\n```"
+    yield docstring(function)
+
+
+def class_page(name: str, kind: type) -> Iterator[str]:
+    """Yield the section of a class: what it is, its attributes, its methods."""
+    yield f"### `{name}`"
+    yield docstring(kind)
+    members = [(n, m) for n, m in vars(kind).items() if not n.startswith("_")]
+    values = [(n, getter(m)) for n, m in members if isinstance(m, property | functools.cached_property)]
+    yield table(("attribute", "type", "is"), [(f"`{n}`", f"`{returns(m)}`", summary(m)) for n, m in values])
+    for member, method in members:
+        if inspect.isfunction(method):
+            yield f"#### `{name.removeprefix('vs.')}.{member}`"
+            yield f"```python\n{signature(member, method)}\n```"
+            yield docstring(method)
+
+
+def report_page(name: str, kind: type) -> Iterator[str]:
+    """Yield the section of a report: its fields."""
+    yield f"### `{name}`"
+    yield docstring(kind)
+    fields = [(f"`{f.name}`", f"`{f.type}`") for f in dataclasses.fields(kind)]
+    yield table(("field", "type"), fields)
+
+
+def error_rows() -> Iterator[tuple[str, ...]]:
+    """Yield every error: name, base, kind, exit code, first line of its docstring."""
+    for name, kind in vars(errors).items():
+        if inspect.isclass(kind) and issubclass(kind, errors.VedastoreError):
+            bases = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
+            yield f"`{name}`", bases, f"`{kind.kind}`", str(kind.exit_code), summary(kind)
+
+
+def getter(member: Any) -> Any:
+    """Return the function behind a property."""
+    return member.fget if isinstance(member, property) else member.func
+
+
+def returns(function: Any) -> str:
+    """Return the type that a function says it returns."""
+    return str(function.__annotations__.get("return", "")).replace("|", "\\|")
+
+
+def signature(name: str, function: Any) -> str:
+    """Return a signature, one parameter a line where it is long; the same on every Python."""
+    words: list[str] = []
+    starred = False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            words.append("*")
+            starred = True
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        words.append(f"{parameter.name}: {parameter.annotation}{default}")
+    end = f") -> {function.__annotations__.get('return', 'None')}"
+    line = f"{name}({', '.join(words)}{end}"
+    if len(line) <= LINE:
+        return line
+    return f"{name}(\n" + "".join(f"    {text},\n" for text in words) + end
+
+
+def docstring(thing: Any) -> str:
+    """Return a docstring as Markdown: sections as bold words, their entries as a list."""
+    lines = inspect.cleandoc(thing.__doc__ or "").splitlines()
+    found: list[str] = []
+    section = False
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        if after and set(after) == {"-"}:
+            found += [f"**{line}**", ""]
+            section = True
+        elif line and set(line) == {"-"}:
+            continue
+        elif section and line and not line.startswith(" "):
+            entry, _, kind = line.partition(" : ")
+            found.append(f"- `{entry}`" + (f" ({kind}):" if kind else ":"))
+        else:
+            found.append(f"  {line.strip()}" if section and line else line)
+    return re.sub(r":(?:func|class|meth):`([^`]*)`", r"`\1`", "\n".join(found)).replace("``", "`").strip()
+
+
+def summary(thing: Any) -> str:
+    """Return the first sentence or line of a docstring."""
+    return docstring(thing).split("\n\n")[0].replace("\n", " ")
+
+
+def table(head: tuple[str, ...], rows: Any) -> str:
+    """Return a Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(escape(c) for c in line)} |" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Return text for a cell of a table."""
+    return re.sub(r"(?<!\\)\|", r"\\|", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

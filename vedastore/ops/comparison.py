@@ -1,0 +1,117 @@
+"""A release held against what a version exports, member by member, in any order and in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from contextlib import ExitStack
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Self
+
+from vedastore.errors import ReleaseError
+from vedastore.exchange.release import ReleaseReader, pixel_digest
+from vedastore.io import tiff
+from vedastore.model import Finding
+from vedastore.ops.rebuild import rebuild
+from vedastore.spec import release as rules
+from vedastore.store.scratch import open_scratch
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from vedastore.io.archive import Member
+    from vedastore.ops.rebuild import Rebuilt
+    from vedastore.store.snapshot import Snapshot, StoredImage
+
+_SCHEMA: Final = """
+CREATE TABLE exported (path TEXT, digest BLOB, position INTEGER, seen INTEGER DEFAULT 0);
+CREATE TABLE unknown (name TEXT, digest BLOB);
+CREATE INDEX by_path ON exported (path);
+"""
+
+
+class Comparison:
+    """Takes first every member that an export has, then a release; tells how they differ.
+
+    Paths are compared without the top folder, so that a release may be packed differently.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot, self._top = snapshot, snapshot.top
+        self._images = _Images(snapshot)
+        self._stack = ExitStack()
+        self._db = self._stack.enter_context(open_scratch(_SCHEMA))
+        self.counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, member: Rebuilt, position: int | None) -> None:
+        """Note a member of the export; ``position`` is that of an image."""
+        path = rules.comparable(member.member, self._top)
+        digest = hashlib.sha256(member.data).digest()
+        self._db.execute("INSERT INTO exported VALUES (?, ?, ?, 0)", (path, digest, position))
+
+    def compare(self, release: str | os.PathLike[str]) -> Iterator[Finding]:
+        """Yield every difference; ``counts`` has the members that are ``identical`` and ``equivalent``."""
+        reader, top = ReleaseReader(release), ""
+        for member in reader.iter_members():
+            role = rules.classify(member.name, is_dir=member.is_dir)
+            if role.kind == "unknown":  # where it is can be told once the top folder is known
+                row = (member.name, hashlib.sha256(member.data).digest())
+                self._db.execute("INSERT INTO unknown VALUES (?, ?)", row)
+            elif role.kind != "directory":
+                top = role.top
+                digest = hashlib.sha256(member.data).digest()
+                yield from self._look_up(role.path, digest, f"{reader.where}: {member.name}", member)
+        for name, digest in self._db.execute("SELECT name, digest FROM unknown").fetchall():
+            yield from self._look_up(rules.comparable(name, top), digest, f"{reader.where}: {name}", None)
+        for (path,) in self._db.execute("SELECT path FROM exported WHERE NOT seen ORDER BY rowid"):
+            yield Finding("extra", "the release does not have this member", path)
+
+    def _look_up(self, path: str, digest: bytes, where: str, member: Member | None) -> Iterator[Finding]:
+        query = "SELECT rowid, digest, position FROM exported WHERE path = ? AND NOT seen ORDER BY digest != ? LIMIT 1"
+        found = self._db.execute(query, (path, digest)).fetchone()
+        if found is None:
+            yield Finding("missing", "the store does not have this member", where)
+            return
+        row, exported, position = found
+        self._db.execute("UPDATE exported SET seen = 1 WHERE rowid = ?", (row,))
+        if exported == digest:
+            self.counts["identical"] += 1
+            return
+        differences = ["the bytes differ"]
+        if member is not None and position is not None:
+            differences = self._images.differences(position, member)
+        if differences:
+            yield Finding("different", "; ".join(differences), where)
+        else:
+            self.counts["equivalent"] += 1
+
+
+class _Images:
+    """Finds the images of a version by their position; a release in the version's order is read once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._stream: Iterator[StoredImage] = iter(())
+        self._next = 0
+
+    def differences(self, position: int, member: Member) -> list[str]:
+        """Tell how an image of a release differs from the one that an export writes."""
+        if position < self._next or not self._next:
+            self._stream, self._next = self._snapshot.iter_images(), 0
+        image = next(islice(self._stream, position - self._next, None))
+        self._next = position + 1
+        try:
+            if image.fidelity == "decoded":
+                same = pixel_digest(tiff.decode(member.data).pixels) == image.pixel_digest
+                return [] if same else ["the decoded pixels differ"]
+            (rebuilt,) = rebuild(self._snapshot, [image])
+            return [rebuilt.problem.message] if rebuilt.problem else tiff.differences(member.data, rebuilt.data)
+        except ReleaseError as error:
+            return [error.message]
