@@ -30,6 +30,7 @@ class Intake:
         self._buckets: dict[ChipSpec, tuple[str, int]] = {}
         self._drafts: dict[ChipSpec, ShardDraft] = {}
         self._bytes: dict[ChipSpec, int] = {}
+        self._held_bytes = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vedastore-write")
         self._writes: deque[tuple[ChipSpec, Future[int]]] = deque()
 
@@ -46,16 +47,21 @@ class Intake:
             return
         self._buckets[image.spec] = name, rows + 1
         draft = self._drafts.get(image.spec) or self._drafts.setdefault(image.spec, ShardDraft(image.spec))
+        self._held_bytes -= draft.memory_bytes
         draft.append(image.chunks)
+        self._held_bytes += draft.memory_bytes
         if draft.full:
             self._write_shard(image.spec)
-        elif sum(d.memory_bytes for d in self._drafts.values()) > DRAFTS_BYTES:
-            max(self._drafts.values(), key=lambda d: d.memory_bytes).spill()
+        elif self._held_bytes > DRAFTS_BYTES:
+            largest = max(self._drafts.values(), key=lambda d: d.memory_bytes)
+            self._held_bytes -= largest.memory_bytes
+            largest.spill()
 
     def _write_shard(self, spec: ChipSpec) -> None:
         name, rows = self._buckets[spec]
         key = keys.shard(name, (rows - 1) // spec.samples_per_shard)
         draft = self._drafts.pop(spec)
+        self._held_bytes -= draft.memory_bytes
         while len(self._writes) >= WRITES_PENDING:
             self._await_write()
         self._writes.append((spec, self._writer.submit(self._write.put, key, draft.parts())))

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vedastore.errors import StoreError
 from vedastore.io.files import scratch_errors
 from vedastore.model import Finding
@@ -130,10 +132,10 @@ def _check_members(members: Iterator[Rebuilt], comparison: Comparison, counts: C
 
 def _check_rows(snapshot: Snapshot) -> Iterator[Finding]:
     """Check every shard's index, and read the rows that no sample of the version has."""
-    named: dict[str, set[int]] = {name: set() for name in snapshot.version.buckets}
+    named = {name: np.zeros(bucket.rows, bool) for name, bucket in snapshot.version.buckets.items()}
     for batch in snapshot.table("samples").iter_batches(["bucket", "row"]):
-        for bucket, row in zip(batch.column("bucket").to_pylist(), batch.column("row").to_pylist(), strict=True):
-            named.setdefault(bucket, set()).add(row)
+        for name, row in zip(batch.column("bucket").to_pylist(), batch.column("row").to_pylist(), strict=True):
+            named[name][row] = True
     for name, bucket in snapshot.version.buckets.items():
         size = 0
         for shard in range(bucket.shards):
@@ -145,7 +147,7 @@ def _check_rows(snapshot: Snapshot) -> Iterator[Finding]:
         if size != bucket.bytes:
             yield Finding("shard", f"the shards have {size} bytes instead of {bucket.bytes}", name)
         reader = snapshot.chips(name)
-        for row in sorted(set(range(bucket.rows)) - named[name]):
+        for row in np.flatnonzero(~named[name]).tolist():
             try:
                 reader.read(row)
             except StoreError as error:

@@ -16,7 +16,7 @@ from vedastore.spec import keys
 
 CHUNK_LIMIT_BYTES: Final = 16 * 2**20
 SHARD_TARGET_BYTES: Final = 64 * 2**20
-SHARD_LIMIT_SAMPLES: Final = 65_536
+SHARD_LIMIT_SAMPLES: Final = 4_096
 DIMENSIONS: Final = ("sample", "band", "y", "x")
 
 DTYPES: Final = (
