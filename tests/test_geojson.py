@@ -64,10 +64,16 @@ def test_refuses_other_encodings(encoding):
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-@pytest.mark.parametrize("depth", [3_000, 200_000])
+@pytest.mark.parametrize("depth", [513, 3_000, 200_000])
 def test_refuses_deep_nesting(opening, depth):
     with pytest.raises(LabelError, match="JSON nested too deeply"):
         parse_json((opening * depth).encode(), WHERE)
+
+
+def test_takes_what_is_nested_less():
+    deep = b"[" * 512 + b"]" * 512
+    assert parse_json(deep, WHERE)
+    assert parse_json(b'{"a": "' + b"[" * 5000 + b'\\"", "b": ' + deep[1:-1] + b"}", WHERE)["a"] == "[" * 5000 + '"'
 
 
 def test_keeps_big_integers():

@@ -9,12 +9,20 @@ import json
 import math
 import re
 from collections import Counter
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+
+import numpy as np
 
 from vedastore.errors import LabelError
 
 # What a number beyond double precision must have: a long exponent, or many digits (with at most "e99" behind them).
 _HUGE = re.compile(r"[0-9.][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_OPEN, _CLOSE = b"[{", b"]}"
+
+DEPTH_LIMIT: Final = 512
+"""Levels of nesting: far above any label, and below what every Python's parser can take."""
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -24,22 +32,29 @@ def parse_json(data: bytes, where: str) -> Any:
     ------
     LabelError
         For what is not JSON, and for what JSON parsers read differently: NaN, infinities, numbers beyond double
-        precision's range, a key twice in one object, nesting beyond the parser's depth.
+        precision's range, a key twice in one object, nesting beyond 512 levels.
     """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelError(f"not UTF-8 text at byte {error.start}", where=where) from None
+    if _depth(data) > DEPTH_LIMIT and _depth(_STRING.sub(b"", data)) > DEPTH_LIMIT:
+        raise LabelError(f"JSON nested too deeply: more than {DEPTH_LIMIT} levels", where=where)
     parse_float = _finite if _HUGE.search(text) else None
     try:
         return json.loads(text, parse_constant=_constant, parse_float=parse_float, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         message = error.msg.removesuffix(" at")  # some of json's messages end so
         raise LabelError(f"not JSON: {message} at line {error.lineno}, column {error.colno}", where=where) from None
-    except RecursionError:
-        raise LabelError("JSON nested too deeply", where=where) from None
     except ValueError as error:
         raise LabelError(str(error), where=where) from None
+
+
+def _depth(data: bytes) -> int:
+    """Return how deep brackets nest, those in strings included."""
+    signs = np.frombuffer(data, np.uint8)
+    opening, closing = (signs == _OPEN[0]) | (signs == _OPEN[1]), (signs == _CLOSE[0]) | (signs == _CLOSE[1])
+    return int(np.cumsum(opening.astype(np.int64) - closing, dtype=np.int64).max(initial=0))
 
 
 def _constant(name: str) -> NoReturn:
