@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseWriter
-from vedastore.io.files import new_file, scratch_errors
+from vedastore.io.files import new_file
 from vedastore.ops.rebuild import iter_rebuilt
 from vedastore.ops.workers import count_workers, open_executor
 from vedastore.spec.release import import_request
@@ -67,7 +67,6 @@ def export(
     done = 0
     with ExitStack() as stack:
         file = stack.enter_context(new_file(dest, overwrite=overwrite))
-        stack.enter_context(scratch_errors())
         executor = stack.enter_context(open_executor(workers, client))
         deflaters = stack.enter_context(ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore-gzip"))
         writer = ReleaseWriter(file, compress=compress, executor=deflaters)

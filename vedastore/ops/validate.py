@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from vedastore.errors import PairError, ReleaseError
 from vedastore.exchange.release import ReleaseReader
-from vedastore.io.files import scratch_errors
 from vedastore.model import Finding, Task
 from vedastore.ops.convert import BATCH_BYTES, BATCH_MEMBERS
 from vedastore.ops.decisions import FlagCount, decide
@@ -54,7 +53,7 @@ def validate(
     """
     options = replace(options, on_error="skip")
     reader = ReleaseReader(release, progress)
-    with scratch_errors(), Ledger() as ledger, open_executor(workers, client) as executor:
+    with Ledger() as ledger, open_executor(workers, client) as executor:
         roll = Roll(ledger, options, reader.where)
         members = ((member, len(member.data)) for member in reader.iter_members())
         batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vedastore.errors import StoreError
-from vedastore.io.files import scratch_errors
 from vedastore.model import Finding
 from vedastore.ops.comparison import Comparison
 from vedastore.ops.rebuild import Rebuilt, iter_rebuilt
@@ -71,7 +70,6 @@ def verify(
     if not any(p.rule == "index" for p in problems):
         with ExitStack() as stack:
             executor = stack.enter_context(open_executor(workers, client))
-            stack.enter_context(scratch_errors())
             comparison = stack.enter_context(Comparison(snapshot))
             rebuilt = _reported(iter_rebuilt(snapshot, executor), snapshot, progress)
             problems += _check_members(rebuilt, comparison, counts)

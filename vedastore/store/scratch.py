@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vedastore.io.files import scratch_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,17 +18,28 @@ _PRAGMAS = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_si
 
 @contextmanager
 def open_scratch(schema: str) -> Iterator[sqlite3.Connection]:
-    """Give a database of its own, in one transaction; it is gone with the block."""
-    with (
-        tempfile.TemporaryDirectory(prefix="vedastore-") as folder,
-        closing(sqlite3.connect(Path(folder) / "scratch.sqlite", isolation_level=None)) as database,
-    ):
+    """Give a database of its own, in one transaction.
+
+    Its file has no name any more when this returns, so that nothing is left of it, even of a process that is killed.
+    """
+    with scratch_errors():
+        descriptor, path = tempfile.mkstemp(prefix="vedastore-", suffix=".sqlite")
+        os.close(descriptor)
+        database = sqlite3.connect(path, isolation_level=None)
         try:
             database.executescript(_PRAGMAS + schema)
-            database.execute("BEGIN")
+        except sqlite3.OperationalError as error:
+            database.close()
+            raise OSError(None, str(error), path) from error
+        finally:
+            os.unlink(path)  # noqa: PTH108 - a plain path
+    with closing(database):
+        database.execute("BEGIN")
+        try:
             yield database
         except sqlite3.OperationalError as error:
-            raise OSError(None, str(error), folder) from error
+            with scratch_errors():
+                raise OSError(None, str(error), path) from error
 
 
 def sort_by_ordinal(rows: Iterable[tuple[int, str, bytes]]) -> Iterator[tuple[int, str, bytes]]:
