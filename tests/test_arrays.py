@@ -1,5 +1,6 @@
 import asyncio
 import json
+from contextlib import closing
 from itertools import product
 
 import numpy as np
@@ -25,7 +26,7 @@ from vedastore.spec.arrays import (
     group_metadata,
 )
 from vedastore.store import shards
-from vedastore.store.shards import ShardDraft, ShardReader, decode_chip, encode_chip, read_shard_index
+from vedastore.store.shards import ShardDraft, ShardReader, Spill, decode_chip, encode_chip, read_shard_index
 
 WHERE = "store: shard"
 RGB = ChipSpec("uint8", 3, 128, 128)
@@ -205,13 +206,14 @@ def test_a_blosc_chunk_that_declares_more_than_it_has_is_refused():
 def write_bucket(path, spec, chips, *, spill_at=None):
     """Write chips as one bucket, the way a conversion does; return its objects and its name."""
     objects, name = LocalObjects(path), keys.bucket(spec.dtype, *spec.shape)
-    for first in range(0, len(chips), spec.samples_per_shard):
-        draft = ShardDraft(spec)
-        for number, pixels in enumerate(chips[first : first + spec.samples_per_shard]):
-            draft.append(encode_chip(pixels, spec))
-            if number == spill_at:
-                draft.spill()
-        objects.write(keys.shard(name, first // spec.samples_per_shard), draft.parts())
+    with closing(Spill()) as spill:
+        for first in range(0, len(chips), spec.samples_per_shard):
+            draft = ShardDraft(spec, spill)
+            for number, pixels in enumerate(chips[first : first + spec.samples_per_shard]):
+                draft.append(encode_chip(pixels, spec))
+                if number == spill_at:
+                    draft.spill()
+            objects.write(keys.shard(name, first // spec.samples_per_shard), draft.parts())
     for key, document in bucket_documents(name, spec, len(chips)).items():
         objects.write(key, [json.dumps(document).encode()])
     return objects, name
@@ -266,14 +268,15 @@ def test_a_spilled_draft_is_the_same_shard(tmp_path):
 
 
 def test_a_draft_tells_its_memory():
-    draft = ShardDraft(RGB)
-    chunks = encode_chip(chip_of(RGB), RGB)
-    draft.append(chunks)
-    assert (draft.samples, draft.full, draft.memory_bytes) == (1, False, len(chunks[0]))
-    draft.spill()
-    draft.append(chunks)
-    assert (draft.samples, draft.memory_bytes) == (2, 0)
-    draft.close()
+    with closing(Spill()) as spill:
+        draft = ShardDraft(RGB, spill)
+        chunks = encode_chip(chip_of(RGB), RGB)
+        draft.append(chunks)
+        assert (draft.samples, draft.full, draft.memory_bytes) == (1, False, len(chunks[0]))
+        draft.spill()
+        assert draft.memory_bytes == 0
+        draft.append(chunks)
+        assert (draft.samples, draft.memory_bytes) == (2, len(chunks[0]))
 
 
 @pytest.fixture(scope="module")
@@ -345,11 +348,8 @@ def forged(entries, body_bytes=100):
 
 
 def test_a_sound_index_is_read():
-    assert read_shard_index(*forged([(0, 40), (40, 60)]), RGB, 0) == [
-        *((0, 40), (40, 60)),
-        *[(shards.MISSING, shards.MISSING)] * (RGB.samples_per_shard - 2),
-    ]
-    assert len(read_shard_index(*forged([], 0), RGB, 0)) == RGB.samples_per_shard
+    assert read_shard_index(*forged([(0, 40), (40, 60)]), RGB, 0).tolist() == [[0, 40], [40, 60]]
+    assert len(read_shard_index(*forged([], 0), RGB, 0)) == 0
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_exit_codes(tmp_path, source):
     assert refused("info", tmp_path / "x.zarr", code=5)["kind"] == "store"
     assert refused("info", source, code=5)["kind"] == "store"
     assert refused("export", store, tmp_path / "no" / "b.tar.gz", code=5)["kind"] == "store"
+    assert refused("export", store, tmp_path / f"{'x' * 300}.tar", code=5)["kind"] == "store"
     assert refused("export", store, tmp_path / "b.zip", code=2)["kind"] == "usage"
     assert refused("export", store, tmp_path / "b.tar", "--version", "7", code=2)["hint"] == "the store has 1.0.1"
     assert refused("convert", "s3://bucket/r.tar.gz", tmp_path / "x.zarr", code=2)["kind"] == "usage"
@@ -140,7 +141,8 @@ def test_validate_tells_all_problems(tmp_path):
     del release.members[f"{top}/labels/2.json"]
     told = run_json("validate", release.tar_gz(tmp_path / "r.tar.gz"), code=1)
     assert told["samples"] == 2
-    assert {p["where"].rpartition("/")[2] for p in told["problems"]} == {"1.tif", "2.tif"}
+    top = release.top
+    assert {p["where"] for p in told["problems"]} == {f"{top}/images/1.tif, {top}/labels/1.json", f"{top}/images/2.tif"}
     assert {f["rule"] for f in told["findings"]} == {"kept-member", "bounds-count"}
     assert not [p for p in tmp_path.iterdir() if p.name != "r.tar.gz"]
 
@@ -162,6 +164,8 @@ def test_demo(tmp_path):
     assert told["verify"]["byte_identical"] == told["export"]["members"] == 50
     assert_store_ok(tmp_path / "demo" / "demo-1.0.0.zarr")
     refused("demo", tmp_path / "demo", code=4)
+    (tmp_path / "file").touch()
+    refused("demo", tmp_path / "file", code=5)
 
 
 def test_a_terminal_shows_progress_and_a_pipe_does_not(tmp_path, source):
@@ -184,6 +188,15 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(tmp_path, source):
     assert process.returncode == 0
     assert b"B/s" in shown
     assert b"\r" in shown
+
+
+def test_a_full_stdout_is_told(tmp_path, source):
+    run("convert", source, tmp_path / "r.zarr")
+    command = f"{sys.executable} -m vedastore.cli info {tmp_path / 'r.zarr'} > /dev/full"
+    done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert done.stderr.startswith("vedastore: the result cannot be printed: No space left on device")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path, source):

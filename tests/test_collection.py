@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import geopandas
 import numpy as np
@@ -220,6 +221,27 @@ def test_geo_interface(tmp_path):
     assert sample.__geo_interface__["geometry"] == footprint_of((0.5, 0, 733_700, 0, -0.5, 3_725_150), 32, 40)
     assert shapely.equals(sample.geometry, shapely.geometry.shape(sample))
     assert geopandas.GeoDataFrame.from_features([sample]).geometry[0].equals(sample.geometry)
+
+
+def test_many_threads_read_one_collection(tmp_path):
+    collection = convert(make_release(40), tmp_path)
+    expected = {s.id: s.image.values for s in collection}
+    collection = vs.open(tmp_path / "r.zarr")
+    with ThreadPoolExecutor(8) as threads:
+        for index, image in enumerate(threads.map(lambda i: collection[i % 40].image.values, range(400))):
+            np.testing.assert_array_equal(image, expected[str(index % 40)])
+
+
+def test_a_footprint_over_the_antimeridian(tmp_path):
+    """No transform is made up from it, and a finding tells."""
+    release = make_release(1, georeferenced=False, task="classification")
+    release.members[
+        f"{release.top}/labels/0.json"
+    ] = b"""{"geometry": {"type": "Polygon", "coordinates": [[[179.999, 10],
+        [-179.999, 10], [-179.999, 10.002], [179.999, 10.002], [179.999, 10]]]}, "properties": {"label": {"car": 1}}}"""
+    collection = convert(release, tmp_path)
+    assert collection.samples["flags"][0].tolist() == ["footprint_antimeridian"]
+    assert collection[0].image.rio.crs is None
 
 
 def test_open_says_what_is_wrong(tmp_path):

@@ -122,6 +122,62 @@ vs.convert(sys.argv[1], sys.argv[2])
     assert_store_ok(tmp_path / "r.zarr", release)
 
 
+SIGNAL_AFTER_RENAME = """
+import os, pathlib, signal, sys, vedastore as vs
+from vedastore.cli import main
+replace = pathlib.Path.replace
+def renamed(path, target):
+    replace(path, target)
+    os.kill(os.getpid(), signal.SIGINT)
+pathlib.Path.replace = renamed
+sys.exit(main(["convert", sys.argv[1], sys.argv[2], *sys.argv[3:]]))
+"""
+
+
+@pytest.mark.parametrize("option", [[], ["--overwrite"]], ids=str)
+def test_interrupted_after_the_commit(tmp_path, option):
+    """The new version is there, whole: what landed is never taken back."""
+    first, release = make_release(2, seed=1), make_release(3, seed=2)
+    if option:
+        vs.convert(first.tar_gz(tmp_path / "1.tar.gz"), tmp_path / "r.zarr")
+    source = release.tar_gz(tmp_path / "r.tar.gz")
+    command = [sys.executable, "-c", SIGNAL_AFTER_RENAME, source, tmp_path / "r.zarr", *option]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert vs.open(tmp_path / "r.zarr").verify(against=source).ok
+
+
+def test_killed_between_draft_and_rename(tmp_path):
+    release = make_release(2)
+    source = release.tar_gz(tmp_path / "r.tar.gz")
+    script = f"import os, pathlib\npathlib.Path.replace = lambda *a: os.kill(os.getpid(), 9)\n{CONVERT}"
+    done = subprocess.run([sys.executable, "-c", script, source, tmp_path / "r.zarr"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [p.name for p in (tmp_path / "r.zarr").glob(".zarr.json.*")]
+    vs.convert(source, tmp_path / "r.zarr")
+    assert_store_ok(tmp_path / "r.zarr", release)
+
+
+def test_a_refused_conversion_leaves_no_parents(tmp_path):
+    (tmp_path / "bad.tar.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(vs.errors.ArchiveError):
+        vs.convert(tmp_path / "bad.tar.gz", tmp_path / "a" / "b" / "r.zarr")
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.tar.gz"]
+
+
+def test_a_store_never_lies_in_its_source(tmp_path):
+    folder = make_release(2).directory(tmp_path)
+    before = everything_below(folder)
+    for target in (folder, folder / "r.zarr", folder / "images" / "r.zarr"):
+        with pytest.raises(vs.errors.UsageError, match="lies in the release"):
+            vs.convert(folder, target)
+    assert everything_below(folder) == before
+    collection = vs.convert(folder, tmp_path / "r.zarr")
+    with pytest.raises(vs.errors.UsageError, match="lies in the store"):
+        collection.export(tmp_path / "r.zarr" / "x.tar")
+
+
 def test_interrupted(tmp_path):
     fifo = tmp_path / "slow"
     folder = make_release(2).directory(tmp_path / "x")

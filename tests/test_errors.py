@@ -68,7 +68,8 @@ def test_text_has_place_message_and_hint():
     assert str(LabelError("no label", where="r.tar.gz: labels/1.json", hint="give one")) == (
         "r.tar.gz: labels/1.json: no label (give one)"
     )
-    assert str(StoreError("gone")) == "gone"
+    assert str(ConflictError("gone")) == "gone"
+    assert str(StoreError("gone")) == f"gone ({StoreError.advice})"
 
 
 def test_a_key_error_is_told_without_quotes():

@@ -103,12 +103,32 @@ def test_no_sample_at_all(tmp_path):
     refuse(source, tmp_path / "r.zarr", PairError, "no sample")
 
 
+def test_a_task_that_is_given_goes_before_an_unknown_one(tmp_path):
+    release = changed(make_release(2), {f"{TOP}/meta.json": b'{"mlType": "instance"}'})
+    source = release.tar_gz(tmp_path / "r.tar.gz")
+    refuse(source, tmp_path / "r.zarr", ReleaseError, "none of classification")
+    assert vs.convert(source, tmp_path / "r.zarr", task="segmentation").task == "segmentation"
+
+
+@pytest.mark.parametrize("place", ["", "s3://bucket/x"])
+def test_places_that_are_none(tmp_path, place):
+    source = make_release(1).tar_gz(tmp_path / "r.tar.gz")
+    collection = vs.convert(source, tmp_path / "r.zarr")
+    for call in (lambda: vs.convert(place, tmp_path / "x.zarr"), lambda: vs.convert(source, place),
+                 lambda: vs.open(place), lambda: collection.export(f"{place}/x.tar" if place else "")):  # fmt: skip
+        with pytest.raises(UsageError):
+            call()
+    with pytest.raises(ArchiveError, match="neither a regular file"):
+        vs.convert("/dev/zero", tmp_path / "x.zarr")
+
+
 def test_a_meta_json_elsewhere_is_no_meta_json(tmp_path):
     stray = {f"{TOP}/images/meta.json": b"[]", "images/meta.json": b"[]", "docs/bounds.geojson": b"{}"}
     release = changed(make_release(2), stray)
     collection = vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
     assert_store_ok(tmp_path / "r.zarr", release)
     assert collection.meta["name"] == "Harbours"
+    assert collection.verify(against=tmp_path / "r.tar.gz").ok
 
 
 def test_mixed_coordinates(tmp_path):
@@ -135,12 +155,18 @@ def test_skip_leaves_bad_samples_out_and_lists_them(tmp_path):
         f"{TOP}/labels/9.json": LABEL,
         f"{TOP}/images/6.tiff": plain_tiff(pixels_of()),
     }
-    source = changed(make_release(8), changes).tar_gz(tmp_path / "r.tar.gz")
+    release = changed(make_release(8), changes)
+    source = release.tar_gz(tmp_path / "r.tar.gz")
     collection = vs.convert(source, tmp_path / "r.zarr", on_error="skip")
     assert_store_ok(tmp_path / "r.zarr")
     assert list(collection.samples["id"]) == ["0", "3", "7"]
     version = json.loads((tmp_path / "r.zarr" / "zarr.json").read_bytes())["attributes"]["vedastore"]["versions"][0]
-    assert {s["id"] for s in version["skipped"]} == {"1", "2", "4", "5", "6", "9"}
+    assert [s["id"] for s in version["skipped"]] == ["1", "2", "4", "5", "6", "9"]
+    skipped = [m for s in version["skipped"] for m in s["members"]]
+    stored = [*collection.samples["image_member"], *collection.samples["label_member"]]
+    given = [n for n in release.members if "/images/" in n or "/labels/" in n]
+    assert sorted(skipped + stored) == sorted(given)
+    assert all(s["reason"] for s in version["skipped"])
     images = collection.to_xarray().image
     assert (images[1].values == pixels_of(seed=3)).all()
 

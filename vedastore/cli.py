@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vedastore.errors import UsageError, VedastoreError, escape
+from vedastore.errors import StoreError, UsageError, VedastoreError, escape
 from vedastore.model import TASKS, LabelOptions
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - stands for the stream that was closed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -49,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:  # what the verbs do has named errors; only the printing is left
+        _tell_error(StoreError(f"the result cannot be printed: {error.strerror}"), as_json=False)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return StoreError.exit_code
     return code
 
 

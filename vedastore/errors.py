@@ -39,12 +39,14 @@ class VedastoreError(Exception):
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 5
+    advice: ClassVar[str | None] = None
+    """What to do where no hint says more."""
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, where, hint)
         self.message = escape(message if len(message) <= _MESSAGE_CHARS else f"{message[:_MESSAGE_CHARS]} ...")
         self.where = None if where is None else escape(where)
-        self.hint = None if hint is None else escape(hint)
+        self.hint = escape(hint) if hint is not None else self.advice
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), *self.args)
@@ -84,24 +86,28 @@ class ArchiveError(ReleaseError):
     """The container is damaged, cut short, or holds what a release must not hold."""
 
     kind = "archive"
+    advice = "get it again, or make it anew from its files"
 
 
 class ImageError(ReleaseError):
     """An image that cannot be read, or could not be given back as promised."""
 
     kind = "image"
+    advice = "mend the file, or leave its sample out with --on-error=skip"
 
 
 class LabelError(ReleaseError):
     """A label file that is not one GeoJSON Feature with a label of a known form."""
 
     kind = "label"
+    advice = "mend the file, or leave its sample out with --on-error=skip"
 
 
 class PairError(ReleaseError):
     """Images and labels that do not pair."""
 
     kind = "pair"
+    advice = "vedastore validate lists all such samples; --on-error=skip leaves them out"
 
 
 class ConflictError(VedastoreError):
@@ -115,6 +121,7 @@ class StoreError(VedastoreError):
     """The store is damaged, or could not be read or written."""
 
     kind = "store"
+    advice = "vedastore verify tells what is damaged"
     exit_code = 5
 
 

@@ -9,12 +9,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from vedastore.errors import ArchiveError, ImageError, UsageError
+from vedastore.errors import ArchiveError, ImageError
 from vedastore.io import archive, tiff
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader, ParallelGzipWriter
 from vedastore.model import ImageHalf, LabelHalf
 from vedastore.spec.labels import parse_label
+from vedastore.spec.places import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,9 +38,7 @@ class ReleaseReader:
     def __init__(
         self, source: str | os.PathLike[str], progress: Callable[[int, int | None], None] | None = None
     ) -> None:
-        self.url = os.fspath(source)
-        if "://" in self.url:
-            raise UsageError("only local paths can be read", where=self.url, hint="copy the release to a local disk")
+        self.url = local_path(source)
         self.path = Path(self.url)
         self.where = self.path.name or self.url
         self.sha256: str | None = None
@@ -59,13 +58,16 @@ class ReleaseReader:
             When it cannot be read, is damaged, is cut short, or holds what a release must not hold.
         """
         try:
+            if not self.path.is_dir() and self.path.exists() and not self.path.is_file():
+                raise ArchiveError("this is neither a regular file nor a directory", where=self.url)
             if self.path.is_dir():
                 yield from archive.iter_directory(self.path, self.where)
                 return
             with self.path.open("rb", buffering=0) as file:
                 yield from self._iter_archive(file)
         except OSError as error:
-            raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url) from error
+            hint = "check the path and its permissions"
+            raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
 
     def _iter_archive(self, file: IO[bytes]) -> Iterator[Member]:
         source = _Source(file, os.fstat(file.fileno()).st_size, self._report)

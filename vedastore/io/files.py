@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from vedastore.errors import ConflictError, StoreError
+from vedastore.spec.places import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +32,11 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
     StoreError
         When it cannot be written.
     """
-    target = Path(path)
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise ConflictError("there is a file or directory already", where=str(target), hint=_HINT)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    target = Path(local_path(path))
+    draft = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
+        if target.is_dir() or (target.exists() and not overwrite):
+            raise ConflictError("there is a file or directory already", where=str(target), hint=_HINT)
         try:
             with draft.open("xb") as file:
                 yield file
@@ -45,7 +46,8 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot be written: {error.strerror}", where=str(target)) from error
+        hint = "check the path, its permissions, and the space that is left"
+        raise StoreError(f"cannot be written: {error.strerror}", where=str(target), hint=hint) from error
 
 
 @contextmanager

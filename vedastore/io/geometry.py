@@ -37,6 +37,14 @@ def bounds(shapes: Any) -> Any:
     return shapely.bounds(shapes)
 
 
+def find_invalid(shapes: Any) -> list[int]:
+    """Return the places of shapes that cross or touch themselves; None is sound."""
+    import shapely
+
+    found: list[int] = np.flatnonzero(~shapely.is_valid(shapes) & ~shapely.is_missing(shapes)).tolist()
+    return found
+
+
 def area(shapes: Any) -> Any:
     """Return the areas in the square of the coordinates' unit; NaN where there is no geometry."""
     import shapely

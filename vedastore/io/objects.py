@@ -8,16 +8,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError, UsageError
+from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.spec.places import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
+_HINT = "check the path, its permissions, and the space that is left"
 
 
 class Objects(Protocol):
@@ -145,30 +150,39 @@ class LocalObjects:
         The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that
         may be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
         """
-        made = not self.path.exists()
         with self._translated(""):
-            if not made and not self.path.is_dir():
+            if self.path.exists() and not self.path.is_dir():
                 raise ConflictError("there is a file of that name", where=self.url, hint="choose another target")
-            self._make_directory(self.path)
-            found = {entry.name for entry in self.path.iterdir()}
-            if found and (marker not in found or found - {marker, *ours}):
+            made = self._make_directory(self.path)
+            if self._foreign(marker, ours) or (any(self.path.iterdir()) and not (self.path / marker).exists()):
                 raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
             descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            self._lock(descriptor, wait=False)
-            self._check_claim(descriptor, marker, ours)
-            self._clear(ours)
-            yield
-            self._clear([marker])
-        except (UnknownOutcomeError, ConflictError):
-            raise
-        except BaseException:
-            self._clear([*ours, marker])
-            if made:
-                self.path.rmdir()
-            raise
+            with self._translated(""):
+                self._lock(descriptor, wait=False)
+                self._check_claim(descriptor, marker, ours)
+                self._clear([*ours, *self._drafts()])
+            try:
+                yield
+            except UnknownOutcomeError:
+                raise
+            except BaseException:
+                with suppress(OSError):  # what remains is cleared by the next owner; the error that counts is another
+                    self._clear([*ours, *self._drafts(), marker])
+                    for path in made:
+                        path.rmdir()
+                raise
+            with self._translated(""):
+                self._clear([marker])
         finally:
             os.close(descriptor)
+
+    def _drafts(self) -> set[str]:
+        """Names of root documents whose swap was cut short."""
+        return {entry.name for entry in self.path.iterdir() if _DRAFT.fullmatch(entry.name)}
+
+    def _foreign(self, marker: str, ours: Collection[str]) -> set[str]:
+        return {entry.name for entry in self.path.iterdir()} - {marker, *ours, *self._drafts()}
 
     def _check_claim(self, descriptor: int, marker: str, ours: Collection[str]) -> None:
         """Check that nobody has finished here between our look at the directory and our lock."""
@@ -176,8 +190,7 @@ class LocalObjects:
             held = os.path.samestat(os.fstat(descriptor), (self.path / marker).stat())
         except FileNotFoundError:
             held = False
-        free = held and not {entry.name for entry in self.path.iterdir()} - {marker, *ours}
-        if not free:
+        if not held or self._foreign(marker, ours):
             if held:
                 self._clear([marker])
             raise ConflictError("another writer was first", where=self.url, hint="choose another target")
@@ -205,18 +218,21 @@ class LocalObjects:
             else:
                 path.unlink(missing_ok=True)
 
-    def _make_directory(self, path: Path) -> None:
-        missing = [p for p in (path, *path.parents) if not p.exists()]
+    def _make_directory(self, path: Path) -> tuple[Path, ...]:
+        """Make a directory and its parents, durable; return those that were made, the deepest first."""
+        missing = tuple(p for p in (path, *path.parents) if not p.exists())
         path.mkdir(parents=True, exist_ok=True)
         for made in missing:
             _sync_directory(made.parent)
+        return missing
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise StoreError(error.strerror or str(error), where=f"{self.url}/{key}") from error
+            where = f"{self.url}/{key}" if key else self.url
+            raise StoreError(error.strerror or str(error), where=where, hint=_HINT) from error
 
 
 def open_objects(location: str | os.PathLike[str]) -> LocalObjects:
@@ -227,10 +243,7 @@ def open_objects(location: str | os.PathLike[str]) -> LocalObjects:
     UsageError
         For a URL: this version reads and writes local directories.
     """
-    text = os.fspath(location)
-    if "://" in text:
-        raise UsageError("only local paths can be opened", where=text, hint="copy the store to a local disk")
-    return LocalObjects(text)
+    return LocalObjects(local_path(location))
 
 
 def _sync_directory(path: Path) -> None:

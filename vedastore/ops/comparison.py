@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from contextlib import ExitStack
-from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
 from vedastore.errors import ReleaseError
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 
     from vedastore.io.archive import Member
     from vedastore.ops.rebuild import Rebuilt
-    from vedastore.store.snapshot import Snapshot, StoredImage
+    from vedastore.store.snapshot import Snapshot
 
 _SCHEMA: Final = """
 CREATE TABLE exported (path TEXT, digest BLOB, position INTEGER, seen INTEGER DEFAULT 0);
-CREATE TABLE unknown (name TEXT, digest BLOB);
+CREATE TABLE others (name TEXT, digest BLOB);
 CREATE INDEX by_path ON exported (path);
 """
 
@@ -39,7 +38,6 @@ class Comparison:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot, self._top = snapshot, snapshot.top
-        self._images = _Images(snapshot)
         self._stack = ExitStack()
         self._db = self._stack.enter_context(open_scratch(_SCHEMA))
         self.counts: Counter[str] = Counter()
@@ -61,14 +59,13 @@ class Comparison:
         reader, top = ReleaseReader(release), ""
         for member in reader.iter_members():
             role = rules.classify(member.name, is_dir=member.is_dir)
-            if role.kind == "unknown":  # where it is can be told once the top folder is known
-                row = (member.name, hashlib.sha256(member.data).digest())
-                self._db.execute("INSERT INTO unknown VALUES (?, ?)", row)
-            elif role.kind != "directory":
+            digest = hashlib.sha256(member.data).digest()
+            if role.kind in {"image", "label"}:
                 top = role.top
-                digest = hashlib.sha256(member.data).digest()
                 yield from self._look_up(role.path, digest, f"{reader.where}: {member.name}", member)
-        for name, digest in self._db.execute("SELECT name, digest FROM unknown").fetchall():
+            elif role.kind != "directory":  # what it is can be told once the top folder is known
+                self._db.execute("INSERT INTO others VALUES (?, ?)", (member.name, digest))
+        for name, digest in self._db.execute("SELECT name, digest FROM others ORDER BY rowid"):
             yield from self._look_up(rules.comparable(name, top), digest, f"{reader.where}: {name}", None)
         for (path,) in self._db.execute("SELECT path FROM exported WHERE NOT seen ORDER BY rowid"):
             yield Finding("extra", "the release does not have this member", path)
@@ -86,32 +83,21 @@ class Comparison:
             return
         differences = ["the bytes differ"]
         if member is not None and position is not None:
-            differences = self._images.differences(position, member)
+            differences = _image_differences(self._snapshot, position, member)
         if differences:
             yield Finding("different", "; ".join(differences), where)
         else:
             self.counts["equivalent"] += 1
 
 
-class _Images:
-    """Finds the images of a version by their position; a release in the version's order is read once."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._stream: Iterator[StoredImage] = iter(())
-        self._next = 0
-
-    def differences(self, position: int, member: Member) -> list[str]:
-        """Tell how an image of a release differs from the one that an export writes."""
-        if position < self._next or not self._next:
-            self._stream, self._next = self._snapshot.iter_images(), 0
-        image = next(islice(self._stream, position - self._next, None))
-        self._next = position + 1
-        try:
-            if image.fidelity == "decoded":
-                same = pixel_digest(tiff.decode(member.data).pixels) == image.pixel_digest
-                return [] if same else ["the decoded pixels differ"]
-            (rebuilt,) = rebuild(self._snapshot, [image])
-            return [rebuilt.problem.message] if rebuilt.problem else tiff.differences(member.data, rebuilt.data)
-        except ReleaseError as error:
-            return [error.message]
+def _image_differences(snapshot: Snapshot, position: int, member: Member) -> list[str]:
+    """Tell how an image of a release differs from the one that an export writes."""
+    (image,) = snapshot.read_images([position])
+    try:
+        if image.fidelity == "decoded":
+            same = pixel_digest(tiff.decode(member.data).pixels) == image.pixel_digest
+            return [] if same else ["the decoded pixels differ"]
+        (rebuilt,) = rebuild(snapshot, [image])
+        return [rebuilt.problem.message] if rebuilt.problem else tiff.differences(member.data, rebuilt.data)
+    except ReleaseError as error:
+        return [error.message]

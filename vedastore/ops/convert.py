@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as library_version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
@@ -19,6 +21,7 @@ from vedastore.ops.roll import read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
 from vedastore.spec import arrays, keys
 from vedastore.spec import release as rules
+from vedastore.spec.places import local_path
 from vedastore.spec.root import Bucket, Version, dump_json
 from vedastore.store.commit import Write
 from vedastore.store.ledger import Ledger
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 BATCH_BYTES: Final = 2 * 2**20
 BATCH_MEMBERS: Final = 64
+MEMBER_BYTES: Final = 1024
+"""What a member costs besides its data: even empty ones are not read without bound."""
+MEMBER_ROWS: Final = 1024
 _LIBRARIES: Final = ("vedastore", "imagecodecs", "numcodecs", "pyarrow", "pyproj", "rasterio", "zstandard")
 
 
@@ -60,10 +66,11 @@ def convert(
     ``progress`` is called with the bytes of the archive that were read, and its size.
     """
     reader = ReleaseReader(source, progress)
+    _refuse_nesting(reader.path, Path(local_path(store)))
     write = Write(open_objects(store), overwrite=options.mode == "overwrite")
     with write, scratch_errors(), Ledger() as ledger:
         with open_executor(workers, client) as executor, Intake(write, ledger, options, reader.where) as intake:
-            members = ((member, len(member.data)) for member in reader.iter_members())
+            members = ((member, len(member.data) + MEMBER_BYTES) for member in reader.iter_members())
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
             for outcomes in map_ordered(executor, partial(read_batch, options=options, where=reader.where), batches):
                 for outcome in outcomes:
@@ -74,6 +81,12 @@ def convert(
         _write_metadata(write, buckets)
         write.commit(version)
     return ConvertReport(write.objects.url, version, decisions.kept_members)
+
+
+def _refuse_nesting(source: Path, store: Path) -> None:
+    """Refuse a store inside the release that is read: the source is never touched."""
+    if source.is_dir() and source.resolve() in (store.resolve(), *store.resolve().parents):
+        raise UsageError("the store lies in the release", where=str(store), hint="choose a place outside of it")
 
 
 def _write_index(
@@ -95,8 +108,12 @@ def _write_index(
             for pair, flagged in zip(pairs, sample_rows["flags"], strict=True):
                 fidelity[pair.fidelity] += 1
                 flags.add(pair.id, flagged)
-        for ordinal, name, kind, data in ledger.iter_members():
-            members.append({"name": [name], "ordinal": [ordinal], "kind": [kind], "data": [data]})
+        others = ((row, len(row[-1])) for row in ledger.iter_members())
+        for batch, _ in batched_bytes(others, BATCH_BYTES, MEMBER_ROWS):
+            columns = zip(*batch, strict=True)
+            members.append(
+                {name: list(c) for name, c in zip(("ordinal", "name", "kind", "data"), columns, strict=True)}
+            )
         index: dict[str, IndexFile] = {w.table: w.finish(write) for w in (samples, features, members)}
         bounds = samples.bounds
     return Version(

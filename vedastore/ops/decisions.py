@@ -12,6 +12,8 @@ from vedastore.spec import labels
 from vedastore.spec import release as rules
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vedastore.ops.options import ConvertOptions
     from vedastore.store.ledger import Ledger
 
@@ -20,6 +22,9 @@ _FLAG_FINDINGS: Final = {
     "unclosed_ring": "a ring is not closed; it is closed in the index, and as it was in the label",
     "footprint_skewed": "the footprint is no exact parallelogram; the transform is the closest one",
     "footprint_disagrees": "the footprint lies more than a pixel off the image's own georeferencing, which is used",
+    "footprint_antimeridian": "the footprint runs over the antimeridian, so pixels cannot be placed on the ground",
+    "footprint_out_of_range": "the footprint has longitudes or latitudes that do not exist",
+    "invalid_geometry": "a footprint or an object crosses or touches itself; it is stored as it is",
     "objects_unplaced": "an object of the label has no place in pixels",
     "footprint_not_rectangle": "the footprint is no rectangle, so pixels cannot be placed on the ground",
 }
@@ -48,7 +53,7 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
     """
     findings: list[Finding] = []
     _settle_members(ledger, where)
-    meta = _meta(ledger, where)
+    meta = _meta(ledger, options, where)
     for sample_id, member, lack in ledger.unpaired():
         _refuse(
             PairError(f"sample {sample_id!r} has no {lack}", where=f"{where}: {member}"),
@@ -69,9 +74,9 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
     label_coords, astray = _label_coords(ledger, options, where)
     findings += astray
     kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
-    findings += [
-        Finding("kept-member", "kept for export, though no part of a release", f"{where}: {name}") for name in kept
-    ]
+    if kept:
+        message = f"{len(kept)} members are kept for export, though no part of a release: {_some(kept)}"
+        findings.append(Finding("kept-member", message, where))
     return Decisions(
         meta=meta,
         task=task,
@@ -81,6 +86,10 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
         kept_members=kept,
         findings=tuple(findings),
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:EXAMPLES]) + (" ..." if len(names) > EXAMPLES else "")
 
 
 class FlagCount:
@@ -124,12 +133,16 @@ def _settle_members(ledger: Ledger, where: str) -> None:
         found[kind] = name
 
 
-def _meta(ledger: Ledger, where: str) -> Meta:
+def _meta(ledger: Ledger, options: ConvertOptions, where: str) -> Meta:
     found = ledger.read_member("meta")
     if found is None:
         return Meta()
     place = f"{where}: {found[0]}"
-    return rules.parse_meta(parse_json(found[1], place), place)
+    try:
+        return rules.parse_meta(parse_json(found[1], place), place, task=options.task)
+    except LabelError as error:
+        hint = "mend it, or leave it out: a release needs none"
+        raise ReleaseError(error.message, where=error.where, hint=hint) from error
 
 
 def _task(ledger: Ledger, options: ConvertOptions, meta: Meta, where: str) -> Task:

@@ -14,6 +14,7 @@ from vedastore.exchange.release import ReleaseWriter
 from vedastore.io.files import new_file
 from vedastore.ops.rebuild import iter_rebuilt
 from vedastore.ops.workers import count_workers, open_executor
+from vedastore.spec.places import local_path
 from vedastore.spec.release import import_request
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def export(
         When the store is damaged, or the target cannot be written.
     """
     compress = _is_compressed(os.fspath(dest))
+    if Path(snapshot.objects.url).resolve() in Path(local_path(dest)).resolve().parents:
+        raise UsageError("the target lies in the store", where=os.fspath(dest), hint="choose a place outside of it")
     total = 2 * snapshot.version.samples + (0 if for_import else snapshot.version.index["members"].rows)
     counts = {"identical": 0, "equivalent": 0}
     done = 0

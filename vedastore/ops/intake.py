@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 from vedastore.ops.roll import Encoded, Outcome, Roll
 from vedastore.spec import keys
 from vedastore.spec.root import Bucket
-from vedastore.store.shards import ShardDraft
+from vedastore.store.shards import ShardDraft, Spill
 
 if TYPE_CHECKING:
     from vedastore.ops.options import ConvertOptions
@@ -31,6 +31,7 @@ class Intake:
         self._drafts: dict[ChipSpec, ShardDraft] = {}
         self._bytes: dict[ChipSpec, int] = {}
         self._held_bytes = 0
+        self._spill = Spill()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vedastore-write")
         self._writes: deque[tuple[ChipSpec, Future[int]]] = deque()
 
@@ -46,7 +47,7 @@ class Intake:
         if not self._roll.add_image(image.half, name, rows):
             return
         self._buckets[image.spec] = name, rows + 1
-        draft = self._drafts.get(image.spec) or self._drafts.setdefault(image.spec, ShardDraft(image.spec))
+        draft = self._drafts.get(image.spec) or self._drafts.setdefault(image.spec, ShardDraft(image.spec, self._spill))
         self._held_bytes -= draft.memory_bytes
         draft.append(image.chunks)
         self._held_bytes += draft.memory_bytes
@@ -76,8 +77,7 @@ class Intake:
     def __exit__(self, *_: object) -> None:
         """Wait until no write is under way, whatever happened."""
         self._writer.shutdown(cancel_futures=True)
-        for draft in self._drafts.values():
-            draft.close()
+        self._spill.close()
 
     def finish(self) -> dict[str, Bucket]:
         """Write the shards that are not full, and wait for all; return the buckets."""

@@ -59,16 +59,13 @@ def iter_rebuilt(snapshot: Snapshot, executor: Executor, *, only_pairs: bool = F
 
 def rebuild(snapshot: Snapshot, items: Iterable[StoredImage | StoredFile]) -> list[Rebuilt]:
     """Do what a worker does with some members."""
-    readers: dict[str, ShardReader] = {}
     rebuilt = []
     for item in items:
         if isinstance(item, StoredFile):
             rebuilt.append(Rebuilt(item.kind, item.member, "identical", item.data))
             continue
         try:
-            if item.bucket not in readers:
-                readers[item.bucket] = snapshot.chips(item.bucket)
-            rebuilt.append(_rebuild_image(item, readers[item.bucket]))
+            rebuilt.append(_rebuild_image(item, snapshot.chips(item.bucket)))
         except StoreError as error:
             rebuilt.append(Rebuilt("image", item.member, "damaged", b"", error))
     return rebuilt

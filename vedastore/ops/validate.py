@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vedastore.errors import PairError, ReleaseError
+from vedastore.errors import ReleaseError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.model import Finding, Task
-from vedastore.ops.convert import BATCH_BYTES, BATCH_MEMBERS
+from vedastore.ops.convert import BATCH_BYTES, BATCH_MEMBERS, MEMBER_BYTES
 from vedastore.ops.decisions import FlagCount, decide
 from vedastore.ops.roll import Encoded, Roll, read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
@@ -55,7 +55,7 @@ def validate(
     reader = ReleaseReader(release, progress)
     with Ledger() as ledger, open_executor(workers, client) as executor:
         roll = Roll(ledger, options, reader.where)
-        members = ((member, len(member.data)) for member in reader.iter_members())
+        members = ((member, len(member.data) + MEMBER_BYTES) for member in reader.iter_members())
         batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
         work = partial(read_batch, options=options, where=reader.where, encode=False)
         for outcomes in map_ordered(executor, work, batches):
@@ -87,4 +87,4 @@ def validate(
 
 
 def _problems(ledger: Ledger) -> tuple[Finding, ...]:
-    return tuple(Finding(PairError.kind, r["reason"], r["member"]) for r in ledger.rejected())
+    return tuple(Finding("sample", r["reason"], ", ".join(r["members"])) for r in ledger.rejected())

@@ -23,6 +23,8 @@ _RING_MIN: Final = 4
 _BOX_LENGTH: Final = 4
 _POLYGON, _MULTIPOLYGON, _ISO_Z = 3, 6, 1000
 SKEW_LIMIT_PX: Final = 0.5
+HALF_WORLD_DEGREES: Final = 180.0
+"""A footprint wider than this runs over the antimeridian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +133,15 @@ def footprint_transform(wkb: bytes, height: int, width: int) -> tuple[Affine6 | 
 
     Returns the six numbers and what is odd: ``footprint_skewed`` where the corners are no exact parallelogram (the
     transform is then the least-squares one, at most half a pixel off), ``footprint_not_rectangle`` with no transform
-    where they are not four or further off than that. The corner in the north-west is the image's first pixel.
+    where they are not four or further off than that, ``footprint_antimeridian`` where they lie on both sides of it. The
+    corner in the north-west is the image's first pixel.
     """
     corners = _corners(wkb)
     if corners is None:
         return None, frozenset({"footprint_not_rectangle"})
     (minx, miny), (maxx, maxy) = corners.min(0).tolist(), corners.max(0).tolist()
+    if maxx - minx > HALF_WORLD_DEGREES:
+        return None, frozenset({"footprint_antimeridian"})
     upright = np.array([(minx, maxy), (maxx, maxy), (maxx, miny), (minx, miny)])
     orders = [np.roll(c, -k, axis=0) for c in (corners, corners[::-1]) for k in range(4)]
     best = min(orders, key=lambda c: float(((c - upright) ** 2).sum()))

@@ -92,19 +92,19 @@ def class_name(value: object, where: str) -> str:
     return text
 
 
-def parse_meta(document: Any, where: str) -> Meta:
-    """Read ``meta.json``; keys that are missing or of an unexpected form are left to the caller's options."""
+def parse_meta(document: Any, where: str, *, task: Task | None = None) -> Meta:
+    """Read ``meta.json``; keys that are missing are left to the caller's options, and ``task`` goes before its own."""
     if not isinstance(document, dict):
         raise ReleaseError("meta.json is not a JSON object", where=where)
     classes = document.get("classes")
     names = list(classes) if isinstance(classes, dict | list) else []
     if any(isinstance(n, dict | list) for n in names):
         names = [n["name"] for n in names if isinstance(n, dict) and "name" in n]
-    task = document.get("mlType")
+    named = document.get("mlType")
     return Meta(
         name=_text(document.get("name")),
         version=_text(document.get("version")),
-        task=None if task is None else parse_task(task, where),
+        task=task or (None if named is None else parse_task(named, where)),
         classes=tuple(sorted({class_name(n, where) for n in names})),
         declared=document,
     )

@@ -69,7 +69,7 @@ class Version:
     buckets: dict[str, Bucket]
     content: dict[str, str]
     source: dict[str, Any]
-    skipped: tuple[dict[str, str], ...]
+    skipped: tuple[dict[str, Any], ...]
     findings: tuple[dict[str, Any], ...]
 
     @property

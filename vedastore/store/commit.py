@@ -41,7 +41,7 @@ class Write:
         self._overwrite = overwrite
         self._base: tuple[Root, str] | None = None
         self._written: list[str] = []
-        self._landed = False
+        self._swapping = False
         self._claim = ExitStack()
 
     def __enter__(self) -> Self:
@@ -56,7 +56,10 @@ class Write:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._base is not None and not self._landed and not isinstance(error, UnknownOutcomeError):
+        """Keep what landed or may have landed, whatever went wrong afterwards; remove everything else."""
+        if isinstance(error, UnknownOutcomeError) or (self._swapping and self._may_be_ours()):
+            kind = error = traceback = None
+        elif self._base is not None:
             for key in self._written:
                 self.objects.delete(key)
         self._claim.__exit__(kind, error, traceback)
@@ -82,6 +85,7 @@ class Write:
             The swap failed on the way, and the root may be ours.
         """
         root = Root(self.write_id, (version,))
+        self._swapping = True
         try:
             self.objects.swap(keys.ROOT, dump_root(root), self._base[1] if self._base else None)
         except ConflictError:
@@ -94,8 +98,13 @@ class Write:
                     f"the commit may not be durable: {error.message}", where=error.where, hint=hint
                 ) from error
             raise
-        self._landed = True
         return root
+
+    def _may_be_ours(self) -> bool:
+        try:
+            return self._is_ours()
+        except UnknownOutcomeError:
+            return True
 
     def _is_ours(self) -> bool:
         try:

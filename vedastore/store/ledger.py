@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vedastore.spec.release import classify
@@ -166,10 +168,21 @@ class Ledger:
         """Leave a sample out, whatever else is known of it."""
         self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (sample_id, member, reason))
 
-    def rejected(self) -> list[dict[str, str]]:
-        """Return what was left out: id, member and reason, by id."""
-        rows = self._db.execute("SELECT id, member, reason FROM rejected ORDER BY id, member")
-        return [{"id": i, "member": m, "reason": r} for i, m, r in rows]
+    def rejected(self) -> list[dict[str, Any]]:
+        """Return what was left out, one entry an id: the id, all its members, and every reason."""
+        query = (
+            "SELECT id, member, reason FROM rejected"
+            " UNION SELECT id, image_member, NULL FROM images WHERE id IN (SELECT id FROM rejected)"
+            " UNION SELECT id, label_member, NULL FROM labels WHERE id IN (SELECT id FROM rejected)"
+            " ORDER BY id, member, reason"
+        )
+        found = []
+        for sample_id, rows in groupby(self._db.execute(query), key=itemgetter(0)):
+            entries = list(rows)
+            members = dict.fromkeys(member for _, member, _ in entries)
+            reasons = dict.fromkeys(reason for _, _, reason in entries if reason)
+            found.append({"id": sample_id, "members": list(members), "reason": "; ".join(reasons)})
+        return found
 
     def unpaired(self) -> list[tuple[str, str, str]]:
         """Return (id, member, what is missing) for every half without the other."""

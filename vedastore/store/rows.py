@@ -65,15 +65,31 @@ def plan_rows(pairs: Sequence[PairEntry], coords: LabelCoords | None) -> tuple[C
     features = _features(pairs, places, coords)
     lost = {i for i, shape in zip(features["position"], features["geometry_px"], strict=True) if shape is None}
     astray = _disagreeing(pairs, places)
+    odd = _odd_geometries(pairs)
     flags = [
         sorted(
             {*p.flags, *g.flags}
             | ({"objects_unplaced"} if p.position in lost else set())
             | ({"footprint_disagrees"} if off else set())
+            | odd.get(p.position, set())
         )
         for p, g, off in zip(pairs, places, astray, strict=True)
     ]
     return _samples(pairs, places, flags), features
+
+
+def _odd_geometries(pairs: Sequence[PairEntry]) -> dict[int, set[str]]:
+    """Flag what is stored as it was given, but is no sound geometry: by position."""
+    flags: dict[int, set[str]] = {}
+    footprints = geometry.parse_wkb([p.footprint for p in pairs])
+    for pair, (west, south, east, north) in zip(pairs, geometry.bounds(footprints).tolist(), strict=True):
+        if west < -180 or east > 180 or south < -90 or north > 90:  # noqa: PLR2004 - the ends of the world
+            flags.setdefault(pair.position, set()).add("footprint_out_of_range")
+    owners = [*pairs, *(p for p in pairs for _ in p.objects)]
+    shapes = np.concatenate([footprints, geometry.parse_wkb([o.geometry for p in pairs for o in p.objects])])
+    for index in geometry.find_invalid(shapes):
+        flags.setdefault(owners[index].position, set()).add("invalid_geometry")
+    return flags
 
 
 def _disagreeing(pairs: Sequence[PairEntry], places: Sequence[Georeference]) -> list[bool]:

@@ -6,6 +6,7 @@ the index's crc32c. Source: https://zarr-specs.readthedocs.io/en/latest/v3/codec
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from itertools import product
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 MISSING: Final = 2**64 - 1
 _CRC_BYTES: Final = 4
 _ENTRY: Final = np.dtype("<u8")
+INDEXES_KEPT: Final = 64
+"""Indexes of shards that a reader keeps; 5 KiB each for chips of 200 KB."""
+Index = np.ndarray[Any, np.dtype[np.uint64]]
 _compressors = threading.local()
 
 
@@ -122,26 +126,50 @@ def _decompress(body: bytes, spec: ChipSpec, wanted: int, where: str) -> bytes:
         raise StoreError(f"pixels are damaged: {error}", where=where) from None
 
 
-class ShardDraft:
-    """One shard under way: its chunks in a buffer that goes to disk when told to, and its index."""
+class Spill:
+    """One temporary file for the chunks of all shards that do not stay in memory; any thread may read it."""
 
-    def __init__(self, spec: ChipSpec) -> None:
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._end = 0
+
+    def write(self, data: bytes) -> tuple[int, int]:
+        """Append bytes; give their place, (offset, length)."""
+        self._file.write(data)
+        self._file.flush()
+        place = (self._end, len(data))
+        self._end += len(data)
+        return place
+
+    def read(self, place: tuple[int, int]) -> bytes:
+        """Return the bytes of a place."""
+        return os.pread(self._file.fileno(), place[1], place[0])
+
+    def close(self) -> None:
+        """Give the file up."""
+        self._file.close()
+
+
+class ShardDraft:
+    """One shard under way: its chunks in memory, or spilled when told to, and its index."""
+
+    def __init__(self, spec: ChipSpec, spill: Spill) -> None:
         self.spec = spec
         self.samples = 0
         self.memory_bytes = 0
+        self._spill = spill
         self._offset = 0
         self._entries: list[tuple[int, int]] = []
-        self._spilled = False
-        self._buffer = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - closed by parts()
+        self._parts: list[bytes | tuple[int, int]] = []
 
     def append(self, chunks: tuple[bytes, ...]) -> None:
         """Add one chip."""
         for chunk in chunks:
-            self._buffer.write(chunk)
+            self._parts.append(chunk)
             self._entries.append((self._offset, len(chunk)))
             self._offset += len(chunk)
+            self.memory_bytes += len(chunk)
         self.samples += 1
-        self.memory_bytes = 0 if self._spilled else self._offset
 
     @property
     def full(self) -> bool:
@@ -149,23 +177,16 @@ class ShardDraft:
         return self.samples == self.spec.samples_per_shard
 
     def spill(self) -> None:
-        """Move the chunks from memory to a temporary file."""
-        self._buffer.rollover()
-        self._spilled = True
+        """Move the chunks from memory to the temporary file."""
+        self._parts = [self._spill.write(part) if isinstance(part, bytes) else part for part in self._parts]
         self.memory_bytes = 0
 
-    def close(self) -> None:
-        """Give the chunks up."""
-        self._buffer.close()
-
     def parts(self) -> Iterator[bytes]:
-        """Yield the whole shard, and close the buffer."""
+        """Yield the whole shard."""
         import google_crc32c
 
-        with self._buffer as buffer:
-            buffer.seek(0)
-            while part := buffer.read(2**20):
-                yield part
+        for part in self._parts:
+            yield part if isinstance(part, bytes) else self._spill.read(part)
         slots = self.spec.samples_per_shard * self.spec.chunks_per_sample
         index = np.full((slots, 2), MISSING, _ENTRY)
         index[: len(self._entries)] = self._entries
@@ -174,11 +195,11 @@ class ShardDraft:
 
 
 class ShardReader:
-    """Reads chips of one bucket: one ranged read and one decompression a chip. Not shared between threads."""
+    """Reads chips of one bucket: one ranged read and one decompression a chip. Any number of threads may share it."""
 
     def __init__(self, objects: Objects, bucket: str, spec: ChipSpec) -> None:
         self._objects, self._bucket, self._spec = objects, bucket, spec
-        self._index: dict[int, list[tuple[int, int]]] = {}
+        self._index: dict[int, Index] = {}
 
     def read(self, row: int) -> np.ndarray[Any, Any]:
         """Return the chip (band, y, x) of one row; the array is read-only.
@@ -192,22 +213,25 @@ class ShardReader:
         per_sample = self._spec.chunks_per_sample
         key = keys.shard(self._bucket, shard)
         where = f"{self._objects.url}/{key}: row {row}"
-        entries = self._entries(shard)[slot * per_sample : (slot + 1) * per_sample]
-        start = entries[0][0]
-        if MISSING in entries[0]:
+        entries = self._entries(shard)[slot * per_sample : (slot + 1) * per_sample].tolist()
+        if not entries:
             raise StoreError("the shard has no such row", where=where)
+        start = entries[0][0]
         data = self._objects.read(key, start, sum(length for _, length in entries))
         chunks = [data[offset - start : offset - start + length] for offset, length in entries]
         return decode_chip(chunks, self._spec, where)
 
-    def _entries(self, shard: int) -> list[tuple[int, int]]:
-        if shard not in self._index:
-            self._index = {shard: read_shard_index(self._objects, self._bucket, self._spec, shard)}
-        return self._index[shard]
+    def _entries(self, shard: int) -> Index:
+        entries = self._index.get(shard)
+        if entries is None:
+            entries = read_shard_index(self._objects, self._bucket, self._spec, shard)
+            kept = self._index if len(self._index) < INDEXES_KEPT else {}
+            self._index = kept | {shard: entries}
+        return entries
 
 
-def read_shard_index(objects: Objects, bucket: str, spec: ChipSpec, shard: int) -> list[tuple[int, int]]:
-    """Return the (offset, length) of every inner chunk of a shard, checked: in order, gapless, inside the shard."""
+def read_shard_index(objects: Objects, bucket: str, spec: ChipSpec, shard: int) -> Index:
+    """Return the (offset, length) of every inner chunk that a shard has: in order, gapless, inside the shard."""
     import google_crc32c
 
     key = keys.shard(bucket, shard)
@@ -230,4 +254,4 @@ def read_shard_index(objects: Objects, bucket: str, spec: ChipSpec, shard: int) 
     gapless = np.array_equal(np.append(offsets, np.uint64(body_bytes)), np.append(np.uint64(0), ends))
     if not (inside and gapless) or not (index[used:] == MISSING).all():
         raise StoreError("the shard's index is damaged: its chunks are not one behind the other", where=where)
-    return [(int(offset), int(length)) for offset, length in index]
+    return index[:used].copy()

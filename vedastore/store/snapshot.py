@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vedastore.errors import StoreError
 from vedastore.io.objects import open_objects
@@ -17,7 +17,7 @@ from vedastore.store.tables import TableReader
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from vedastore.io.objects import LocalObjects
     from vedastore.model import Fidelity
@@ -78,6 +78,10 @@ class Snapshot:
     def _tables(self) -> dict[str, TableReader]:
         return {}
 
+    @cached_property
+    def _readers(self) -> dict[str, ShardReader]:
+        return {}
+
     def table(self, name: str) -> TableReader:
         """Return the reader of an index table."""
         if name not in self._tables:
@@ -85,19 +89,28 @@ class Snapshot:
         return self._tables[name]
 
     def chips(self, bucket: str) -> ShardReader:
-        """Return a new reader of a bucket's chips."""
-        try:
-            spec = self.version.buckets[bucket].spec
-        except KeyError:
-            raise StoreError(f"the version has no bucket {bucket!r}", where=self.objects.url) from None
-        return ShardReader(self.objects, bucket, spec)
+        """Return the reader of a bucket's chips."""
+        if bucket not in self._readers:
+            if bucket not in self.version.buckets:
+                raise StoreError(f"the version has no bucket {bucket!r}", where=self.objects.url)
+            self._readers[bucket] = ShardReader(self.objects, bucket, self.version.buckets[bucket].spec)
+        return self._readers[bucket]
+
+    @cached_property
+    def ids(self) -> Any:
+        """The ids of all samples by position, a pyarrow ChunkedArray."""
+        return self.table("samples").read(["id"]).column(0)
+
+    def read_images(self, positions: Sequence[int]) -> list[StoredImage]:
+        """Return the images at some positions."""
+        rows = self.table("samples").take(positions, tuple(_IMAGE_COLUMNS))
+        return [_stored_image(values) for values in rows]
 
     def iter_images(self) -> Iterator[StoredImage]:
         """Yield every image, in the order of the samples."""
         for batch in self.table("samples").iter_batches(list(_IMAGE_COLUMNS)):
-            for row in batch.to_batches(max_chunksize=256):
-                for values in row.to_pylist():
-                    yield StoredImage(**{field: values[column] for column, field in _IMAGE_COLUMNS.items()})
+            for part in batch.to_batches(max_chunksize=256):
+                yield from map(_stored_image, part.to_pylist())
 
     @property
     def top(self) -> str:
@@ -125,6 +138,10 @@ class Snapshot:
         for batch in self.table(table).iter_batches(columns):
             for part in batch.to_batches(max_chunksize=256):
                 yield from zip(*(part.column(name).to_pylist() for name in columns), strict=True)
+
+
+def _stored_image(values: dict[str, Any]) -> StoredImage:
+    return StoredImage(**{field: values[column] for column, field in _IMAGE_COLUMNS.items()})
 
 
 def open_snapshot(store: str | os.PathLike[str], version: str | None = None) -> Snapshot:

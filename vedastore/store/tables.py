@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tempfile
+import threading
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vedastore.errors import StoreError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 GROUP_ROWS: Final = 4096
 GROUP_BYTES: Final = 16 * 2**20
+GROUPS_KEPT: Final = 4
+"""Row groups that a reader keeps for rows by position."""
 _PART_BYTES: Final = 2**20
 _DICTIONARY: Final = {
     "samples": [
@@ -67,6 +70,7 @@ class TableWriter:
             self._file, self._schema, compression="zstd", use_dictionary=_DICTIONARY[table], write_page_checksum=True
         )
         self._pending: list[Any] = []
+        self._pending_rows = self._pending_bytes = 0
         self._types: dict[str, set[str]] = {name: set() for name in GEOMETRY_COLUMNS[table]}
         self._bounds: dict[str, tuple[float, float, float, float]] = {}
 
@@ -89,8 +93,9 @@ class TableWriter:
             self._note(name, geometry.parse_wkb(columns[name]))
         self._pending.append(pa.table(columns, schema=self._schema))
         self.rows += self._pending[-1].num_rows
-        rows, size = sum(t.num_rows for t in self._pending), sum(t.nbytes for t in self._pending)
-        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+        self._pending_rows += self._pending[-1].num_rows
+        self._pending_bytes += self._pending[-1].nbytes
+        if self._pending_rows >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
             self._flush()
 
     def finish(self, write: Write) -> IndexFile:
@@ -109,7 +114,7 @@ class TableWriter:
 
         if self._pending:
             self._parquet.write_table(pa.concat_tables(self._pending).combine_chunks())
-            self._pending = []
+            self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
     def _parts(self, digest: Any) -> Iterator[bytes]:
         self._file.seek(0)
@@ -137,6 +142,8 @@ class TableReader:
         import pyarrow.parquet as pq
 
         self._where = f"{objects.url}/{file.key}"
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[int, tuple[str, ...]], Any] = {}
         size = objects.size(file.key)
         if size != file.bytes:
             told = "is absent" if size is None else f"has {size} bytes instead of {file.bytes}"
@@ -161,9 +168,34 @@ class TableReader:
 
         chosen = range(self._parquet.metadata.num_row_groups) if groups is None else groups
         try:
-            return self._parquet.read_row_groups(list(chosen), columns=None if columns is None else list(columns))
+            with self._lock:  # a ParquetFile is not made for several threads
+                return self._parquet.read_row_groups(list(chosen), columns=None if columns is None else list(columns))
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"the index file is damaged: {error}", where=self._where) from None
+
+    def take(self, positions: Sequence[int], columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Return rows by position; only the row groups that have them are read, and the last ones are kept."""
+        import numpy as np
+
+        starts = np.cumsum([0, *self.group_rows])
+        wanted = np.asarray(positions)
+        groups = np.searchsorted(starts, wanted, side="right") - 1
+        rows: list[dict[str, Any]] = [{}] * len(wanted)
+        for group in np.unique(groups).tolist():
+            here = np.flatnonzero(groups == group)
+            found = self._group(group, columns).take(wanted[here] - starts[group]).to_pylist()
+            for at, row in zip(here.tolist(), found, strict=True):
+                rows[at] = row
+        return rows
+
+    def _group(self, group: int, columns: tuple[str, ...]) -> Any:
+        key = (group, columns)
+        table = self._kept.get(key)
+        if table is None:
+            table = self.read(columns, [group])
+            kept = self._kept if len(self._kept) < GROUPS_KEPT else {}
+            self._kept = kept | {key: table}
+        return table
 
     def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """Yield the rows of some columns, one pyarrow Table a row group."""

@@ -202,31 +202,16 @@ class Collection:
         return np.arange(self._snapshot.version.samples) if self._chosen is None else self._chosen
 
     def _samples_at(self, positions: Any) -> list[Sample]:
-        table = self._snapshot.table("samples")
-        rows = _take(table, positions, sample_view.COLUMNS)
+        rows = self._snapshot.table("samples").take(positions, sample_view.COLUMNS)
         return [sample_view.Sample(self._snapshot, row) for row in rows]
 
     def _by_id(self, sample_id: str) -> Sample:
         import pyarrow.compute as pc
 
-        ids = self._snapshot.table("samples").read(["id"]).column(0)
-        position = pc.index(ids, sample_id).as_py()
+        position = pc.index(self._snapshot.ids, sample_id).as_py()
         if position < 0 or (self._chosen is not None and position not in self._chosen):
             raise SampleNotFoundError(f"there is no sample {sample_id!r}", where=self.store)
         return self._samples_at(np.array([position]))[0]
-
-
-def _take(table: Any, positions: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return rows by position, reading only the row groups that have them."""
-    starts = np.cumsum([0, *table.group_rows])
-    groups = np.searchsorted(starts, positions, side="right") - 1
-    rows: list[dict[str, Any]] = [{}] * len(positions)
-    for group in np.unique(groups):
-        here = np.flatnonzero(groups == group)
-        found = table.read(columns, [int(group)]).take(np.asarray(positions)[here] - starts[group]).to_pylist()
-        for at, row in zip(here.tolist(), found, strict=True):
-            rows[at] = row
-    return rows
 
 
 def _geo_frame(table: Any, geometry: tuple[str, ...]) -> gpd.GeoDataFrame:

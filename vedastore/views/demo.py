@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from vedastore.errors import StoreError
 from vedastore.exchange.release import ReleaseWriter
 from vedastore.io.files import new_file
 from vedastore.io.geometry import apply_affine, dump_wkb, parse_wkb, project
@@ -45,7 +46,11 @@ class DemoReport:
 def demo(folder: str | None = None) -> DemoReport:
     """Run the main job in a folder, a new temporary one without a name."""
     place = Path(folder or mkdtemp(prefix="vedastore-demo-"))
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "name a directory that can be written"
+        raise StoreError(f"cannot be made: {error.strerror}", where=str(place), hint=hint) from error
     release, store, back = place / f"{_NAME}.tar.gz", place / f"{_NAME}.zarr", place / f"{_NAME}-back.tar.gz"
     write_release(release)
     collection = convert(release, store)
