@@ -107,7 +107,6 @@ def test_gnu_tar_is_read_exactly(tmp_path, form):
     }
     assert {member.name for member in found if member.is_dir} >= {"./", "./images/", "./empty/"}
     assert [member.ordinal for member in found] == list(range(len(found)))
-    assert {member.mtime for member in found} == {1234567890}
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -120,7 +119,6 @@ def test_pythons_tarfile_is_read_exactly(form):
             info.size, info.mtime = len(name), 1.75 if form == tarfile.PAX_FORMAT else 1
             archive.addfile(info, io.BytesIO(b"." * len(name)))
     assert told(members(sink.getvalue())) == [(name, b"." * len(name)) for name in names]
-    assert {member.mtime for member in members(sink.getvalue())} == {1}
 
 
 # -------------------------------------------------------------------------------------------------------- the headers
@@ -129,7 +127,7 @@ def test_pythons_tarfile_is_read_exactly(form):
 def test_pax_records_replace_the_header():
     tar = pax(b"path=images/\xc3\xa9=1.tif", b"size=5", b"mtime=7.25", b"comment=a\nb", b"linkpath=") + header(size=0)
     [member] = members(tar + padded(b"hello") + END)
-    assert (member.name, member.data, member.mtime) == ("images/é=1.tif", b"hello", 7)
+    assert (member.name, member.data) == ("images/é=1.tif", b"hello")
 
 
 def test_pax_records_hold_for_one_member_and_the_last_one_wins():
@@ -158,9 +156,8 @@ def test_forms_of_a_number(size):
 
 
 @pytest.mark.parametrize("size", [b"-5", b"+5", b"0o5", b"1_1", b"9", b"5x", b"5 5", b"\xff" * 12])
-@pytest.mark.parametrize("field", ["size", "mtime"])
-def test_what_is_no_number(field, size):
-    refused(header(**{field: size}) + padded(b"hello") + END, "header at byte 0", "is no number")
+def test_what_is_no_number(size):
+    refused(header(size=size) + padded(b"hello") + END, "header at byte 0", "is no number")
 
 
 def test_signed_checksum():
@@ -265,9 +262,10 @@ def test_pax_size_that_is_none(record):
     refused(pax(record) + header() + END, "size that is no number")
 
 
-@pytest.mark.parametrize("record", [b"mtime=nan", b"mtime=1e999", b"mtime=-1", b"mtime=", b"mtime=.5"])
-def test_pax_mtime_that_is_none(record):
-    refused(pax(record) + header() + END, "mtime that is no number")
+@pytest.mark.parametrize("record", [b"mtime=nan", b"mtime=-1", b"mtime=.5"])
+def test_dates_do_not_matter(record):
+    (member,) = members(pax(record) + header(mtime=b"\xff" * 12) + END)
+    assert member.name == "a"
 
 
 @pytest.mark.parametrize("record", [b"path=b", b"size=1", b"linkpath=b"])
@@ -443,12 +441,12 @@ def test_what_is_written_is_read_back(entries):
     for (name, data, is_dir), mtime in entries:
         writer.add(name, data, mtime=mtime, is_dir=is_dir)
     writer.close()
-    found = [((member.name, member.data, member.is_dir), member.mtime) for member in members(sink.getvalue())]
-    assert found == entries
+    found = [(member.name, member.data, member.is_dir) for member in members(sink.getvalue())]
+    assert found == [entry for entry, _ in entries]
     assert len(sink.getvalue()) % 10240 == 0
     with tarfile.open(fileobj=io.BytesIO(sink.getvalue())) as archive:
-        listed = [(info.name, archive.extractfile(info).read() if info.isfile() else b"") for info in archive]
-    assert listed == [(name.rstrip("/"), data) for (name, data, _), _ in entries]
+        listed = [(i.name, archive.extractfile(i).read() if i.isfile() else b"", i.mtime) for i in archive]
+    assert listed == [(name.rstrip("/"), data, mtime) for (name, data, _), mtime in entries]
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -523,8 +521,6 @@ def test_directory_of_a_release(release):
     assert [member.ordinal for member in found] == list(range(7))
     assert [member.is_dir for member in found] == [True] + [False] * 6
     assert found[2].data == b"images/2.tif"
-    os.utime(release / "meta.json", (5, 7.9))
-    assert in_directory(release)[6].mtime == 7
 
 
 def test_directory_around_a_release(release):

@@ -27,11 +27,11 @@ _ZEROS: Final = bytes(_BLOCK)
 _READ_BYTES: Final = 16 << 20
 _SHOWN_CHARS: Final = 200
 
-_HEADER: Final = struct.Struct("100s 24x 12s 12s 8x c 100x 8s 80x 155s 12x")  # the fields that _parse_header names
+_HEADER: Final = struct.Struct("100s 24x 12s 20x c 100x 8s 80x 155s 12x")  # the fields that _parse_header names
 _CHECKSUM: Final = slice(148, 156)
 _POSIX, _GNU, _V7 = b"ustar\0", b"ustar  \0", bytes(8)
 _OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
-_PAX_NUMBERS: Final = {"size": re.compile(rb"([0-9]{1,18})"), "mtime": re.compile(rb"([0-9]{1,18})(?:\.[0-9]*)?")}
+_PAX_SIZE: Final = re.compile(rb"[0-9]{1,18}")
 _PAX_RECORD: Final = re.compile(rb"([0-9]{1,18}) ([^=\n]+)=")
 
 _FILES, _DIRECTORY = (b"0", b"\0", b"7"), b"5"
@@ -69,15 +69,12 @@ class Member:
         Empty for a directory.
     ordinal : int
         Place in the archive, from 0, directories included.
-    mtime : int
-        Seconds since 1970.
     is_dir : bool
     """
 
     name: str
     data: bytes
     ordinal: int
-    mtime: int
     is_dir: bool
 
 
@@ -169,7 +166,7 @@ def iter_directory(root: Path, where: str, limits: ArchiveLimits = DEFAULT_LIMIT
             size_bytes = 0 if is_dir else status.st_size
             _check_counts(ordinal, size_bytes, limits)
             data = b"" if is_dir else _read_file(entry.path, size_bytes)
-        yield Member(f"{name}/" if is_dir else name, data, ordinal, max(0, int(status.st_mtime)), is_dir)
+        yield Member(f"{name}/" if is_dir else name, data, ordinal, is_dir)
         ordinal += 1
 
 
@@ -208,7 +205,6 @@ class _Header:
     name: bytes
     kind: bytes
     size: int
-    mtime: int
 
 
 class _Tar:
@@ -237,7 +233,7 @@ class _Tar:
                 is_dir = _is_directory(header)
                 name = _checked_name(header.name, self._limits)
                 _check_counts(ordinal, header.size, self._limits)
-            yield Member(name, self._take(header.size), ordinal, header.mtime, is_dir)
+            yield Member(name, self._take(header.size), ordinal, is_dir)
             ordinal += 1
             padding = -header.size % _BLOCK
             pending = {}
@@ -286,13 +282,13 @@ class _Tar:
 
 
 def _parse_header(block: bytes) -> _Header:
-    name, size, mtime, kind, magic, prefix = _HEADER.unpack(block)
+    name, size, kind, magic, prefix = _HEADER.unpack(block)
     is_posix = magic.startswith(_POSIX)
     if not _checksum_holds(block) or not (is_posix or magic in (_GNU, _V7)):
         raise ValueError("is damaged, or is no tar header")
     name, prefix = name.partition(b"\0")[0], prefix.partition(b"\0")[0]
     full_name = prefix + b"/" + name if is_posix and prefix else name
-    return _Header(full_name, kind, _parse_number(size), _parse_number(mtime))
+    return _Header(full_name, kind, _parse_number(size))
 
 
 def _checksum_holds(header: bytes) -> bool:
@@ -335,16 +331,15 @@ def _parse_pax(payload: bytes) -> dict[str, bytes]:
 def _extended(header: _Header, pending: dict[bytes, bytes]) -> _Header:
     """Apply the extensions in front of a member, as GNU tar does."""
     records = _parse_pax(pending.get(b"x", b""))
-    numbers = {"size": header.size, "mtime": header.mtime}
-    for key, pattern in _PAX_NUMBERS.items():
-        if key in records:
-            if not (number := pattern.fullmatch(records[key])):
-                raise ValueError(f"its pax header has a {key} that is no number of 0 or more")
-            numbers[key] = int(number[1])
+    size = header.size
+    if "size" in records:
+        if not _PAX_SIZE.fullmatch(records["size"]):
+            raise ValueError("its pax header has a size that is no number of 0 or more")
+        size = int(records["size"])
     if b"L" in pending and "path" in records:
         raise ValueError("has two long names")
     name = pending[b"L"].rstrip(b"\0") if b"L" in pending else records.get("path", header.name)
-    return _Header(name, header.kind, **numbers)
+    return _Header(name, header.kind, size)
 
 
 def _is_directory(header: _Header) -> bool:
