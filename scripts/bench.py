@@ -275,7 +275,9 @@ def page(results: dict[str, list[Contender]], data: Data, rounds: int, command: 
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     machine = f"{len(os.sched_getaffinity(0))} cores ({cpu[1] if cpu else platform.machine()}), {platform.system()}"
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    made = "from real ones" if MAKE_RELEASE in os.environ else "of smooth fields and noise"
+    made = "of smooth fields and noise"
+    if MAKE_RELEASE in os.environ:
+        made = f"by the script that `{MAKE_RELEASE}` names, from real ones; without it of smooth fields and noise"
     head = f"""# Benchmarks
 
 Written by `scripts/bench`. The same again:
