@@ -41,7 +41,7 @@ class Write:
         self._overwrite = overwrite
         self._base: tuple[Root, str] | None = None
         self._written: list[str] = []
-        self._swapping = False
+        self._swapping = self._landed = False
         self._claim = ExitStack()
 
     def __enter__(self) -> Self:
@@ -57,7 +57,8 @@ class Write:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Keep what landed or may have landed, whatever went wrong afterwards; remove everything else."""
-        if isinstance(error, UnknownOutcomeError) or (self._swapping and self._may_be_ours()):
+        unknown = isinstance(error, UnknownOutcomeError)
+        if self._landed or unknown or (self._swapping and self._may_be_ours()):
             kind = error = traceback = None
         elif self._base is not None:
             for key in self._written:
@@ -98,6 +99,7 @@ class Write:
                     f"the commit may not be durable: {error.message}", where=error.where, hint=hint
                 ) from error
             raise
+        self._landed = True
         return root
 
     def _may_be_ours(self) -> bool:
