@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:  # what the verbs do has named errors; only the printing is left
-        _tell_error(StoreError(f"the result cannot be printed: {error.strerror}"), as_json=False)
+        hint = "the work itself is done; look where the output goes"
+        _tell_error(StoreError(f"the result cannot be printed: {error.strerror}", hint=hint), as_json=False)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return StoreError.exit_code
     return code
