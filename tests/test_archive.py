@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import ArchiveError
-from vedastore.io.archive import ArchiveLimits, TarWriter, iter_directory, iter_members, sniff
+from vedastore.io.archive import TarWriter, iter_directory, iter_members, sniff
 from vedastore.io.gzip import GzipReader
+from vedastore.model import Limits
 
 END = bytes(1024)
 LONG = "ünï/" * 75 + "x" * 30
@@ -47,7 +48,7 @@ def pax(*records, kind=b"x"):
 
 
 def members(tar, limits=None):
-    return list(iter_members(io.BytesIO(tar).read, "r.tar", limits or ArchiveLimits()))
+    return list(iter_members(io.BytesIO(tar).read, "r.tar", limits or Limits()))
 
 
 def written(*entries):
@@ -337,7 +338,7 @@ def test_a_long_name_is_shown_in_part():
 
 
 def test_limits():
-    limits = ArchiveLimits(member_bytes=10, header_bytes=100, name_chars=5, members=2)
+    limits = Limits(member_bytes=10, header_bytes=100, name_chars=5, members=2)
     assert len(members(written(("12345", b"x" * 10), ("b", b"")), limits)) == 2
     refused(written(("a", b"x" * 11)), "r.tar: a: 11 bytes are above the limit of 10", limits=limits)
     refused(written(("123456", b"")), "longer than 5", limits=limits)
@@ -509,7 +510,7 @@ def release(tmp_path):
 
 
 def in_directory(root, limits=None):
-    return list(iter_directory(root, "folder", limits or ArchiveLimits()))
+    return list(iter_directory(root, "folder", limits or Limits()))
 
 
 NATURAL = ["empty/", "images/01.tif", "images/2.tif", "images/9.tif", "images/10.tif", "labels/2.json", "meta.json"]
@@ -581,10 +582,10 @@ def test_names_in_a_directory(tmp_path, name):
 
 
 def test_limits_of_a_directory(release):
-    in_directory(release, ArchiveLimits(member_bytes=13, name_chars=30, members=7))
-    refused_in(release, "above the limit of 12", limits=ArchiveLimits(member_bytes=12))
-    refused_in(release, "longer than 20", limits=ArchiveLimits(name_chars=20))
-    refused_in(release, "more than 6 members", limits=ArchiveLimits(members=6))
+    in_directory(release, Limits(member_bytes=13, name_chars=30, members=7))
+    refused_in(release, "above the limit of 12", limits=Limits(member_bytes=12))
+    refused_in(release, "longer than 20", limits=Limits(name_chars=20))
+    refused_in(release, "more than 6 members", limits=Limits(members=6))
 
 
 def test_directories_deeper_than_the_stack(tmp_path):

@@ -35,15 +35,22 @@ class VedastoreError(Exception):
         The place: archive and member, or store and key. Control characters are escaped here, once.
     hint : str, optional
         What the user can do about it.
+    rule : str, optional
+        Id of the rule that was broken, one of ``spec.rules``; only what refuses releases has rules.
     """
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 5
     advice: ClassVar[str | None] = None
     """What to do where no hint says more."""
+    broken_rule: ClassVar[str | None] = None
+    """The rule that was broken where no ``rule`` says it more exactly."""
 
-    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message, where, hint)
+    def __init__(
+        self, message: str, *, where: str | None = None, hint: str | None = None, rule: str | None = None
+    ) -> None:
+        super().__init__(message, where, hint, rule)
+        self.rule = rule or self.broken_rule
         self.message = escape(message if len(message) <= _MESSAGE_CHARS else f"{message[:_MESSAGE_CHARS]} ...")
         self.where = None if where is None else escape(where)
         self.hint = escape(hint) if hint is not None else self.advice
@@ -59,7 +66,7 @@ class VedastoreError(Exception):
     def at(self, where: str) -> VedastoreError:
         """Give the same error a place, in front of the place that it names already."""
         full = where if self.where is None else f"{where}: {self.where}"
-        return type(self)(self.message, where=full, hint=self.hint)
+        return type(self)(self.message, where=full, hint=self.hint, rule=self.rule)
 
 
 class UsageError(VedastoreError, ValueError):
@@ -79,6 +86,7 @@ class ReleaseError(VedastoreError):
     """The release was refused."""
 
     kind = "release"
+    broken_rule = "release-refused"
     exit_code = 3
 
 
@@ -86,6 +94,7 @@ class ArchiveError(ReleaseError):
     """The container is damaged, cut short, or holds what a release must not hold."""
 
     kind = "archive"
+    broken_rule = "archive-damaged"
     advice = "get it again, or make it anew from its files"
 
 
@@ -93,6 +102,7 @@ class ImageError(ReleaseError):
     """An image that cannot be read, or could not be given back as promised."""
 
     kind = "image"
+    broken_rule = "image-damaged"
     advice = "mend the file, or leave its sample out with --on-error=skip"
 
 
@@ -100,6 +110,7 @@ class LabelError(ReleaseError):
     """A label file that is not one GeoJSON Feature with a label of a known form."""
 
     kind = "label"
+    broken_rule = "label-form"
     advice = "mend the file, or leave its sample out with --on-error=skip"
 
 
@@ -107,6 +118,7 @@ class PairError(ReleaseError):
     """Images and labels that do not pair."""
 
     kind = "pair"
+    broken_rule = "pair-incomplete"
     advice = "vedastore validate lists all such samples; --on-error=skip leaves them out"
 
 
@@ -141,5 +153,7 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
-def _rebuild(kind: type[VedastoreError], message: str, where: str | None, hint: str | None) -> VedastoreError:
-    return kind(message, where=where, hint=hint)
+def _rebuild(
+    kind: type[VedastoreError], message: str, where: str | None, hint: str | None, rule: str | None
+) -> VedastoreError:
+    return kind(message, where=where, hint=hint, rule=rule)

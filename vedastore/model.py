@@ -6,7 +6,9 @@ Source of the vocabulary: the release format (pairs of image and label) and ``do
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+from vedastore.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,8 +30,72 @@ LabelKind = Literal["flags", "objects", "name", "empty"]
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a release may ask for: more is refused by name, before it is allocated or waited for.
+
+    The defaults take every release that the format was made for, and keep a hostile one within a few hundred
+    megabytes and seconds. Raise those that a release of your own needs.
+
+    Attributes
+    ----------
+    members : int
+        Members of the archive, directories included.
+    member_bytes : int
+        One member.
+    header_bytes : int
+        One pax header or GNU long name.
+    name_chars : int
+        The name of one member.
+    padding_bytes : int
+        Zeros behind the end of the archive.
+    archive_expansion : int
+        Decompressed bytes for each byte of a gzip stream, once more than ``archive_trusted_bytes`` are out.
+    archive_trusted_bytes : int
+        Decompressed bytes that any gzip stream may have.
+    image_bytes : int
+        Pixels of one image, tile padding included.
+    image_expansion : int
+        Bytes of pixels for each byte that holds them, above ``image_trusted_bytes``.
+    image_trusted_bytes : int
+        Bytes of pixels that any image may have: constant images compress nearly without bound.
+    image_seconds : int
+        Time that a codec may take over one image.
+    json_bytes : int
+        One label, ``meta.json`` or ``bounds.geojson``.
+    json_memory_bytes : int
+        An upper estimate of what such a file needs once it is parsed.
+    json_depth : int
+        Levels of nesting in it.
+    """
+
+    members: int = 4_000_000
+    member_bytes: int = 256 * 2**20
+    header_bytes: int = 2**20
+    name_chars: int = 4096
+    padding_bytes: int = 64 * 2**20
+    archive_expansion: int = 250
+    archive_trusted_bytes: int = 2**30
+    image_bytes: int = 2**30
+    image_expansion: int = 2000
+    image_trusted_bytes: int = 64 * 2**20
+    image_seconds: int = 20
+    json_bytes: int = 32 * 2**20
+    json_memory_bytes: int = 256 * 2**20
+    json_depth: int = 512
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"the limit {name} is {value!r}", hint="a limit is a whole number above 0")
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a reader of the release should know, but that does not stop a conversion."""
+    """Something that a reader of the release should know; ``rule`` is one of ``spec.rules``."""
 
     rule: str
     message: str

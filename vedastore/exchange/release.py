@@ -13,7 +13,7 @@ from vedastore.errors import ArchiveError, ImageError
 from vedastore.io import archive, tiff
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader, ParallelGzipWriter
-from vedastore.model import ImageHalf, LabelHalf
+from vedastore.model import DEFAULT_LIMITS, ImageHalf, LabelHalf
 from vedastore.spec.labels import parse_label
 from vedastore.spec.places import local_path
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from vedastore.io.archive import Member
-    from vedastore.model import LabelOptions
+    from vedastore.model import LabelOptions, Limits
     from vedastore.spec.release import MemberRole
 
 EXPORT_MTIME = 315_532_800
@@ -36,12 +36,16 @@ class ReleaseReader:
     """
 
     def __init__(
-        self, source: str | os.PathLike[str], progress: Callable[[int, int | None], None] | None = None
+        self,
+        source: str | os.PathLike[str],
+        progress: Callable[[int, int | None], None] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.url = local_path(source)
         self.path = Path(self.url)
         self.where = self.path.name or self.url
         self.sha256: str | None = None
+        self._limits = limits
         self._report = progress or (lambda _done, _total: None)
 
     @property
@@ -61,7 +65,7 @@ class ReleaseReader:
             if not self.path.is_dir() and self.path.exists() and not self.path.is_file():
                 raise ArchiveError("this is neither a regular file nor a directory", where=self.url)
             if self.path.is_dir():
-                yield from archive.iter_directory(self.path, self.where)
+                yield from archive.iter_directory(self.path, self.where, self._limits)
                 return
             with self.path.open("rb", buffering=0) as file:
                 yield from self._iter_archive(file)
@@ -77,7 +81,7 @@ class ReleaseReader:
             hint = "a release is a .tar.gz, a .tar, or a directory"
             raise ArchiveError("this is neither a gzip nor a tar archive", where=self.where, hint=hint)
         read = GzipReader(source, self.where).read if kind == "gzip" else source.read
-        yield from archive.iter_members(read, self.where)
+        yield from archive.iter_members(read, self.where, self._limits)
         while source.read(2**20):
             continue
         self.sha256 = source.digest.hexdigest()
@@ -97,7 +101,9 @@ class _Source:
         return data
 
 
-def read_image(member: Member, role: MemberRole, where: str) -> tuple[ImageHalf, np.ndarray[Any, Any]]:
+def read_image(
+    member: Member, role: MemberRole, where: str, limits: Limits = DEFAULT_LIMITS
+) -> tuple[ImageHalf, np.ndarray[Any, Any]]:
     """Return an image half and its pixels (band, y, x).
 
     Raises
@@ -106,7 +112,7 @@ def read_image(member: Member, role: MemberRole, where: str) -> tuple[ImageHalf,
         When the file is no TIFF that can be given back as promised.
     """
     try:
-        decoded = tiff.decode(member.data)
+        decoded = tiff.decode(member.data, limits)
     except ImageError as error:
         raise error.at(where) from error
     pixels = decoded.pixels
@@ -133,7 +139,9 @@ def pixel_digest(pixels: np.ndarray[Any, Any]) -> bytes:
     return hashlib.sha256(little.reshape(-1).view("u1").data).digest()
 
 
-def read_label(member: Member, role: MemberRole, options: LabelOptions, where: str) -> LabelHalf:
+def read_label(
+    member: Member, role: MemberRole, options: LabelOptions, where: str, limits: Limits = DEFAULT_LIMITS
+) -> LabelHalf:
     """Return a label half.
 
     Raises
@@ -141,7 +149,7 @@ def read_label(member: Member, role: MemberRole, options: LabelOptions, where: s
     LabelError
         When the file is not one GeoJSON Feature with a label of a known form.
     """
-    label = parse_label(parse_json(member.data, where), options, where)
+    label = parse_label(parse_json(member.data, where, limits), options, where)
     return LabelHalf(role.id, member.name, member.ordinal, member.data, label)
 
 

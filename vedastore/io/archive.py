@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from vedastore.errors import ArchiveError
+from vedastore.model import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from vedastore.model import Limits
 
 _BLOCK: Final = 512
 _ZEROS: Final = bytes(_BLOCK)
@@ -78,31 +81,6 @@ class Member:
     is_dir: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveLimits:
-    """What an archive may declare; more is refused before anything is allocated.
-
-    Attributes
-    ----------
-    member_bytes : int
-        Size of one member, 2 GiB.
-    header_bytes : int
-        Size of one pax header or GNU long name, 1 MiB.
-    name_chars : int
-        Length of a member's name.
-    members : int
-        Number of members.
-    """
-
-    member_bytes: int = 2 << 30
-    header_bytes: int = 1 << 20
-    name_chars: int = 4096
-    members: int = 50_000_000
-
-
-DEFAULT_LIMITS: Final = ArchiveLimits()
-
-
 def sniff(head: bytes) -> Literal["gzip", "tar", "unknown"]:
     """Tell the container from its first 512 bytes."""
     if head.startswith(b"\x1f\x8b"):
@@ -113,7 +91,7 @@ def sniff(head: bytes) -> Literal["gzip", "tar", "unknown"]:
     return "unknown"
 
 
-def iter_members(read: Callable[[int], bytes], where: str, limits: ArchiveLimits = DEFAULT_LIMITS) -> Iterator[Member]:
+def iter_members(read: Callable[[int], bytes], where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
     """Iterate over the members of a tar stream, and check that it ends as it must.
 
     Memory is bounded by twice the largest member. The stream is read to its very end, so that a stream which checks
@@ -125,7 +103,7 @@ def iter_members(read: Callable[[int], bytes], where: str, limits: ArchiveLimits
         Returns 1 to ``size`` bytes, and ``b""`` at the end of the stream. Its exceptions pass through.
     where : str
         Name of the archive, for messages.
-    limits : ArchiveLimits
+    limits : Limits
 
     Raises
     ------
@@ -135,7 +113,7 @@ def iter_members(read: Callable[[int], bytes], where: str, limits: ArchiveLimits
     return _Tar(read, where, limits).members()
 
 
-def iter_directory(root: Path, where: str, limits: ArchiveLimits = DEFAULT_LIMITS) -> Iterator[Member]:
+def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
     """Iterate over an extracted release in natural order, with the names that its archive would have.
 
     They begin with the folder's own name when it holds ``images`` or ``labels`` itself. Directories are told only
@@ -210,7 +188,7 @@ class _Header:
 class _Tar:
     """A tar stream that is being read."""
 
-    def __init__(self, read: Callable[[int], bytes], where: str, limits: ArchiveLimits) -> None:
+    def __init__(self, read: Callable[[int], bytes], where: str, limits: Limits) -> None:
         self._read = read
         self._where = where
         self._limits = limits
@@ -356,7 +334,7 @@ def _is_directory(header: _Header) -> bool:
     return is_dir
 
 
-def _checked_name(raw: bytes, limits: ArchiveLimits) -> str:
+def _checked_name(raw: bytes, limits: Limits) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -374,7 +352,7 @@ def _shown(name: bytes) -> str:
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
-def _check_counts(ordinal: int, size_bytes: int, limits: ArchiveLimits) -> None:
+def _check_counts(ordinal: int, size_bytes: int, limits: Limits) -> None:
     if ordinal >= limits.members:
         raise ValueError(f"there are more than {limits.members} members")
     if size_bytes > limits.member_bytes:

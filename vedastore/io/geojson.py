@@ -9,11 +9,12 @@ import json
 import math
 import re
 from collections import Counter
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from vedastore.errors import LabelError
+from vedastore.model import DEFAULT_LIMITS, Limits
 
 # What a number beyond double precision must have: a long exponent, or many digits (with at most "e99" behind them).
 _HUGE = re.compile(r"[0-9.][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
@@ -21,25 +22,24 @@ _HUGE = re.compile(r"[0-9.][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _OPEN, _CLOSE = b"[{", b"]}"
 
-DEPTH_LIMIT: Final = 512
-"""Levels of nesting: far above any label, and below what every Python's parser can take."""
 
-
-def parse_json(data: bytes, where: str) -> Any:
+def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
     """Parse one JSON document, UTF-8 with or without a byte order mark.
 
     Raises
     ------
     LabelError
         For what is not JSON, and for what JSON parsers read differently: NaN, infinities, numbers beyond double
-        precision's range, a key twice in one object, nesting beyond 512 levels.
+        precision's range, a key twice in one object, nesting beyond the limit.
     """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelError(f"not UTF-8 text at byte {error.start}", where=where) from None
-    if _depth(data) > DEPTH_LIMIT and _depth(_STRING.sub(b"", data)) > DEPTH_LIMIT:
-        raise LabelError(f"JSON nested too deeply: more than {DEPTH_LIMIT} levels", where=where)
+    if _depth(data) > limits.json_depth and _depth(_STRING.sub(b"", data)) > limits.json_depth:
+        raise LabelError(
+            f"JSON nested too deeply: more than {limits.json_depth} levels", where=where, rule="json-limit"
+        )
     parse_float = _finite if _HUGE.search(text) else None
     try:
         return json.loads(text, parse_constant=_constant, parse_float=parse_float, object_pairs_hook=_unique)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vedastore.io.archive import Member
+    from vedastore.model import Limits
     from vedastore.ops.rebuild import Rebuilt
     from vedastore.store.snapshot import Snapshot
 
@@ -54,9 +55,9 @@ class Comparison:
         digest = hashlib.sha256(member.data).digest()
         self._db.execute("INSERT INTO exported VALUES (?, ?, ?, 0)", (path, digest, position))
 
-    def compare(self, release: str | os.PathLike[str]) -> Iterator[Finding]:
+    def compare(self, release: str | os.PathLike[str], limits: Limits) -> Iterator[Finding]:
         """Yield every difference; ``counts`` has the members that are ``identical`` and ``equivalent``."""
-        reader, top = ReleaseReader(release), ""
+        reader, top = ReleaseReader(release, limits=limits), ""
         for member in reader.iter_members():
             role = rules.classify(member.name, is_dir=member.is_dir)
             digest = hashlib.sha256(member.data).digest()

@@ -65,7 +65,7 @@ def convert(
 
     ``progress`` is called with the bytes of the archive that were read, and its size.
     """
-    reader = ReleaseReader(source, progress)
+    reader = ReleaseReader(source, progress, options.limits)
     _refuse_nesting(reader.path, Path(local_path(store)))
     write = Write(open_objects(store), overwrite=options.mode == "overwrite")
     with write, scratch_errors(), Ledger() as ledger:

@@ -70,7 +70,7 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str) -> Decisions:
         raise PairError("there is no sample in it", where=where, hint=hint)
     if meta.declared is not None:
         findings += rules.check_meta(meta, named, f"{where}: meta.json")
-    findings += _bounds_findings(ledger, samples, where)
+    findings += _bounds_findings(ledger, options, samples, where)
     label_coords, astray = _label_coords(ledger, options, where)
     findings += astray
     kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
@@ -139,7 +139,7 @@ def _meta(ledger: Ledger, options: ConvertOptions, where: str) -> Meta:
         return Meta()
     place = f"{where}: {found[0]}"
     try:
-        return rules.parse_meta(parse_json(found[1], place), place, task=options.task)
+        return rules.parse_meta(parse_json(found[1], place, options.limits), place, task=options.task)
     except LabelError as error:
         hint = "mend it, or leave it out: a release needs none"
         raise ReleaseError(error.message, where=error.where, hint=hint) from error
@@ -179,13 +179,13 @@ def _label_coords(ledger: Ledger, options: ConvertOptions, where: str) -> tuple[
     return coords, [Finding("objects-astray", message, where)] if decision.astray else []
 
 
-def _bounds_findings(ledger: Ledger, samples: int, where: str) -> list[Finding]:
+def _bounds_findings(ledger: Ledger, options: ConvertOptions, samples: int, where: str) -> list[Finding]:
     found = ledger.read_member("bounds")
     if found is None:
         return []
     place = f"{where}: {found[0]}"
     try:
-        document: Any = parse_json(found[1], place)
+        document: Any = parse_json(found[1], place, options.limits)
     except LabelError as error:
         return [Finding("bounds-json", error.message, place)]
     return rules.check_bounds(document, samples, place)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vedastore.errors import UsageError
-from vedastore.model import TASKS, LabelOptions, Task
+from vedastore.model import DEFAULT_LIMITS, TASKS, LabelOptions, Limits, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class ConvertOptions:
     classes: tuple[str, ...] | None = None
     name: str | None = None
     version: str | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, tuple[object, ...]]] = {

@@ -56,11 +56,11 @@ def read_batch(members: list[Member], options: ConvertOptions, where: str, *, en
         place = f"{where}: {member.name}"
         try:
             if role.kind == "image":
-                half, pixels = read_image(member, role, place)
+                half, pixels = read_image(member, role, place, options.limits)
                 spec = ChipSpec.of(pixels)
                 outcomes.append(Encoded(half, spec, encode_chip(pixels, spec) if encode else ()))
             elif role.kind == "label":
-                outcomes.append(read_label(member, role, options.labels, place))
+                outcomes.append(read_label(member, role, options.labels, place, options.limits))
             else:
                 outcomes.append(Other(member, role))
         except ReleaseError as error:

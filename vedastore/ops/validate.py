@@ -52,7 +52,7 @@ def validate(
         When the container itself is damaged: nothing inside it can be trusted then.
     """
     options = replace(options, on_error="skip")
-    reader = ReleaseReader(release, progress)
+    reader = ReleaseReader(release, progress, options.limits)
     with Ledger() as ledger, open_executor(workers, client) as executor:
         roll = Roll(ledger, options, reader.where)
         members = ((member, len(member.data) + MEMBER_BYTES) for member in reader.iter_members())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vedastore.errors import StoreError
-from vedastore.model import Finding
+from vedastore.model import DEFAULT_LIMITS, Finding, Limits
 from vedastore.ops.comparison import Comparison
 from vedastore.ops.rebuild import Rebuilt, iter_rebuilt
 from vedastore.ops.workers import open_executor
@@ -50,6 +50,7 @@ def verify(
     snapshot: Snapshot,
     *,
     against: str | os.PathLike[str] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
@@ -75,7 +76,7 @@ def verify(
             problems += _check_members(rebuilt, comparison, counts)
             problems += _check_rows(snapshot)
             if against is not None:
-                problems += comparison.compare(against)
+                problems += comparison.compare(against, limits)
                 counts = comparison.counts
     return VerifyReport(
         ok=not problems,

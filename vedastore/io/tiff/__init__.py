@@ -2,6 +2,5 @@
 
 from vedastore.io.tiff.compare import differences
 from vedastore.io.tiff.image import DecodedTiff, EnvelopeInfo, decode, describe, encode
-from vedastore.io.tiff.layout import Limits
 
-__all__ = ["DecodedTiff", "EnvelopeInfo", "Limits", "decode", "describe", "differences", "encode"]
+__all__ = ["DecodedTiff", "EnvelopeInfo", "decode", "describe", "differences", "encode"]

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from vedastore.errors import ImageError
 from vedastore.io.tiff.directories import Value, new_tiff, with_changes
-from vedastore.io.tiff.layout import SCHEMES, Layout, Limits, parse_layout
+from vedastore.io.tiff.layout import SCHEMES, Layout, parse_layout
 from vedastore.io.tiff.segments import gather, parse_segments
 from vedastore.io.tiff.structure import CLASSIC_HEADER_BYTES, DOUBLE, Directory, damaged, read_first_directory
+from vedastore.model import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ DECODING = {*range(254, 270), *range(273, 285), 317, *range(322, 326), 338, 339,
 #: (Warnings cannot be silenced safely beside other threads.)
 PLACEHOLDER = (2.0, 2.0, 0.0), (0.0,) * 6
 
-TRUSTED = Limits(pixels_bytes=1 << 62, trusted_bytes=1 << 62)  # for files that were made here
+TRUSTED = Limits(image_bytes=1 << 62, image_trusted_bytes=1 << 62)  # for files that were made here
 
 
 @contextmanager

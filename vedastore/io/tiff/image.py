@@ -14,23 +14,22 @@ from vedastore.io.tiff.envelope import DECODED, EQUIVALENT, EXACT, Envelope, cut
 from vedastore.io.tiff.gdal import read_lossy
 from vedastore.io.tiff.georeference import Affine, read_crs, read_transform
 from vedastore.io.tiff.layout import (
-    DEFAULT_LIMITS,
     DEFLATE,
     LOSSY,
     NODATA,
     NONE,
     SCHEMES,
     Layout,
-    Limits,
     parse_layout,
 )
 from vedastore.io.tiff.rewrite import rewrite
 from vedastore.io.tiff.samples import arrange, disarrange, fill_value, predict, unpredict
 from vedastore.io.tiff.segments import Region, Segments, check_apart, gather, parse_segments
 from vedastore.io.tiff.structure import Buffer, Directory, damaged, read_first_directory, unsupported
+from vedastore.model import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
-    from vedastore.model import Fidelity
+    from vedastore.model import Fidelity, Limits
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[Any]

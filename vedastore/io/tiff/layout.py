@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vedastore.io.tiff.structure import Directory, damaged, unsupported
+from vedastore.model import DEFAULT_LIMITS, Limits
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, BANDS, ROWS_PER_STRIP, STRIP_COUNTS, PLANAR, PREDICTOR = 273, 277, 278, 279, 284, 317
@@ -36,28 +37,6 @@ OTHER_SCHEMES = {
 }  # fmt: skip
 KINDS = {1: "u", 2: "i", 3: "f", 4: "u", 6: "c"}
 SIZES_BITS = {"u": (8, 16, 32, 64), "i": (8, 16, 32, 64), "f": (16, 32, 64), "c": (64, 128)}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one image may ask for.
-
-    Parameters
-    ----------
-    pixels_bytes : int
-        Largest first image, uncompressed and with its tile padding.
-    trusted_bytes : int
-        Up to this size a file may expand by any factor: constant images compress nearly without bound.
-    expansion : int
-        Above it, the largest ratio of pixels to the bytes that hold them.
-    """
-
-    pixels_bytes: int = 4 << 30
-    trusted_bytes: int = 64 << 20
-    expansion: int = 2000
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +129,8 @@ def parse_layout(directory: Directory, limits: Limits = DEFAULT_LIMITS) -> Layou
         segment_height=segment_height, segment_width=segment_width,
         down=-(-height // segment_height), across=-(-width // segment_width),
     )  # fmt: skip
-    if layout.raw_bytes > limits.pixels_bytes:
-        raise unsupported(f"an image of {layout.raw_bytes} bytes, over the limit of {limits.pixels_bytes}")
+    if layout.raw_bytes > limits.image_bytes:
+        raise unsupported(f"an image of {layout.raw_bytes} bytes, over the limit of {limits.image_bytes}")
     return layout
 
 

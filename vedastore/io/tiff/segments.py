@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vedastore.io.tiff.layout import (
-    DEFAULT_LIMITS,
     NONE,
     SCHEMES,
     STRIP_COUNTS,
@@ -18,9 +17,9 @@ from vedastore.io.tiff.layout import (
     TILE_COUNTS,
     TILE_OFFSETS,
     Layout,
-    Limits,
 )
 from vedastore.io.tiff.structure import Directory, Entry, damaged, iter_later_directories, iter_sub_directories
+from vedastore.model import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -118,7 +117,7 @@ def _check_number(entry: Entry | None, layout: Layout, name: str) -> None:
 
 
 def _refuse_bomb(layout: Layout, stored_bytes: int, limits: Limits) -> None:
-    allowed = max(limits.trusted_bytes, limits.expansion * stored_bytes)
+    allowed = max(limits.image_trusted_bytes, limits.image_expansion * stored_bytes)
     if layout.raw_bytes > allowed:
         scheme = SCHEMES[layout.scheme]
         raise damaged(f"{stored_bytes} bytes ({scheme}) claim to hold {layout.raw_bytes} bytes of pixels")
