@@ -331,7 +331,7 @@ def test_names_that_look_odd_but_are_kept(name):
 
 
 def test_a_long_name_is_shown_in_part():
-    assert len(refused(pax(b"path=" + b"x" * 500_000) + header() + END, "longer than 4096 characters")) < 500
+    assert len(refused(pax(b"path=" + b"x" * 500_000) + header() + END, "above the limit of 4096")) < 500
 
 
 # -------------------------------------------------------------------------------------------------------------- limits
@@ -340,11 +340,33 @@ def test_a_long_name_is_shown_in_part():
 def test_limits():
     limits = Limits(member_bytes=10, header_bytes=100, name_chars=5, members=2)
     assert len(members(written(("12345", b"x" * 10), ("b", b"")), limits)) == 2
-    refused(written(("a", b"x" * 11)), "r.tar: a: 11 bytes are above the limit of 10", limits=limits)
-    refused(written(("123456", b"")), "longer than 5", limits=limits)
-    refused(written(("a", b""), ("b", b""), ("c", b"")), "r.tar: c: there are more than 2 members", limits=limits)
+    refused(written(("a", b"x" * 11)), "r.tar: a: its size of 11 bytes is above the limit of 10", limits=limits)
+    refused(written(("123456", b"")), "its name of 6 characters is above the limit of 5", limits=limits)
+    refused(
+        written(("a", b""), ("b", b""), ("c", b"")),
+        "r.tar: c: the number of members is above the limit of 2",
+        limits=limits,
+    )
     for kind in b"x", b"g", b"L", b"K":
         refused(extension(kind, b"x" * 101) + END, "of 101 bytes is above the limit of 100", limits=limits)
+
+
+def test_padding_has_a_limit():
+    tar = written(("a", b"x"))
+    assert members(tar + bytes(3 << 20), Limits(padding_bytes=4 << 20))
+    refused(tar + bytes(5 << 20), "above the limit of 4194304", limits=Limits(padding_bytes=4 << 20))
+
+
+def test_refusals_name_their_rule():
+    def rule_of(tar, limits=None):
+        with pytest.raises(ArchiveError) as caught:
+            members(tar, limits)
+        return caught.value.rule
+
+    assert rule_of(written(("a", b"x"))[:600]) == "archive-damaged"
+    assert rule_of(header(kind=b"2") + END) == "archive-member"
+    assert rule_of(header(b"../a") + END) == "archive-member"
+    assert rule_of(written(("a", b"xx")), Limits(member_bytes=1)) == "archive-limit"
 
 
 @pytest.mark.parametrize("size", [2 << 30, (2 << 30) + 1, 1 << 62])
@@ -584,8 +606,8 @@ def test_names_in_a_directory(tmp_path, name):
 def test_limits_of_a_directory(release):
     in_directory(release, Limits(member_bytes=13, name_chars=30, members=7))
     refused_in(release, "above the limit of 12", limits=Limits(member_bytes=12))
-    refused_in(release, "longer than 20", limits=Limits(name_chars=20))
-    refused_in(release, "more than 6 members", limits=Limits(members=6))
+    refused_in(release, "above the limit of 20", limits=Limits(name_chars=20))
+    refused_in(release, "the number of members is above the limit of 6", limits=Limits(members=6))
 
 
 def test_directories_deeper_than_the_stack(tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vedastore.errors import ArchiveError
 from vedastore.io.gzip import GzipReader, ParallelGzipWriter
+from vedastore.model import DEFAULT_LIMITS, Limits
 
 TEXT = b"".join(b"%d %d\n" % (number, number * number) for number in range(3000))
 
@@ -25,8 +26,8 @@ class Trickle(io.BytesIO):
         return super().read(min(size, 1))
 
 
-def drain(compressed, *, size=1 << 20, chunk_bytes=1 << 20, source=io.BytesIO):
-    reader = GzipReader(source(compressed), "r.tar.gz", chunk_bytes=chunk_bytes)
+def drain(compressed, *, size=1 << 20, chunk_bytes=1 << 20, source=io.BytesIO, limits=DEFAULT_LIMITS):
+    reader = GzipReader(source(compressed), "r.tar.gz", limits, chunk_bytes=chunk_bytes)
     data = b"".join(iter(lambda: reader.read(size), b""))
     assert reader.compressed_bytes == len(compressed)
     assert reader.read(size) == b""
@@ -61,6 +62,16 @@ def test_members_and_padding_in_any_sizes(members, padding, size, chunk_bytes, l
     size = max(size, sum(map(len, members)) // 500)
     compressed = b"".join(gzip.compress(member, level) for member in members) + bytes(padding)
     assert drain(compressed, size=size, chunk_bytes=chunk_bytes) == b"".join(members)
+
+
+def test_expansion_has_a_limit():
+    bomb, limits = gzip.compress(bytes(8 << 20)), Limits(archive_trusted_bytes=2 << 20, archive_expansion=100)
+    assert len(drain(bomb)) == 8 << 20
+    assert drain(gzip.compress(TEXT), limits=limits) == TEXT
+    with pytest.raises(ArchiveError, match="decompression bomb") as caught:
+        drain(bomb, limits=limits)
+    assert caught.value.rule == "archive-limit"
+    assert "archive_expansion" in caught.value.hint
 
 
 def test_a_source_that_trickles():

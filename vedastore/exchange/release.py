@@ -80,7 +80,7 @@ class ReleaseReader:
         if kind == "unknown":
             hint = "a release is a .tar.gz, a .tar, or a directory"
             raise ArchiveError("this is neither a gzip nor a tar archive", where=self.where, hint=hint)
-        read = GzipReader(source, self.where).read if kind == "gzip" else source.read
+        read = GzipReader(source, self.where, self._limits).read if kind == "gzip" else source.read
         yield from archive.iter_members(read, self.where, self._limits)
         while source.read(2**20):
             continue

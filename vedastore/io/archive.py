@@ -7,6 +7,7 @@ refused by name.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -140,7 +141,7 @@ def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> I
                 if inside:
                     continue
             elif not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
+                raise _MemberError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
             size_bytes = 0 if is_dir else status.st_size
             _check_counts(ordinal, size_bytes, limits)
             data = b"" if is_dir else _read_file(entry.path, size_bytes)
@@ -223,47 +224,78 @@ class _Tar:
         what = _EXTENSIONS[header.kind]
         with _refusals(place):
             if header.size > self._limits.header_bytes:
-                raise ValueError(f"{what} of {header.size} bytes is above the limit of {self._limits.header_bytes}")
+                raise _OverLimitError(f"{what} of {header.size} bytes", "header_bytes", self._limits)
             if header.kind in pending:
-                raise ValueError(f"{what} follows {what} of the same member")
+                raise _MemberError(f"{what} follows {what} of the same member")
         payload = self._take(header.size)
         if header.kind != b"g":
             pending[header.kind] = payload
             return
         with _refusals(place):
             if {"path", "linkpath", "size"} & _parse_pax(payload).keys():
-                raise ValueError(f"{what} sets the name or size of all members at once")
+                raise _MemberError(f"{what} sets the name or size of all members at once")
 
     def _take(self, size: int) -> bytes:
         """Read exactly ``size`` bytes, and hold no more than the stream really gives."""
         data = self._read(min(size, _READ_BYTES)) if size else b""
         if len(data) < size:
-            gathered = bytearray(data)  # not a list: pieces of a few bytes each would cost far more than they hold
-            while data and (missing := size - len(gathered)):
-                data = self._read(min(missing, _READ_BYTES))
-                gathered += data
-            if len(gathered) < size:
+            gathered = (
+                io.BytesIO()
+            )  # a list of pieces of a few bytes each would cost more, and joining it twice as much
+            while data:
+                gathered.write(data)
+                data = self._read(min(size - gathered.tell(), _READ_BYTES)) if gathered.tell() < size else b""
+            if gathered.tell() < size:
                 raise ArchiveError("the archive ends without its end marker: it was cut short", where=self._where)
-            data = bytes(gathered)
+            data = gathered.getvalue()
         self._offset += size
         return data
 
     def _check_end(self) -> None:
         if self._take(_BLOCK) != _ZEROS:
             raise ArchiveError("the archive has only half of an end marker: it is damaged", where=self._where)
+        padding = 0
         while rest := self._read(1 << 20):
             if rest != bytes(len(rest)):
                 raise ArchiveError("a second archive or other data follows the end of the archive", where=self._where)
+            padding += len(rest)
+            if padding > self._limits.padding_bytes:
+                with _refusals(self._where):
+                    raise _OverLimitError("what follows the end of the archive", "padding_bytes", self._limits)
 
 
-# What follows is pure, but for the last three, and refuses with a ValueError that says why; _refusals adds where.
+class _RefusalError(ValueError):
+    """Says why; ``_refusals`` adds where."""
+
+    rule = "archive-damaged"
+    hint: str | None = None
+
+
+class _MemberError(_RefusalError):
+    """A member that no release may hold, or that two programs could read differently."""
+
+    rule = "archive-member"
+    hint = "pack the release anew without it, as plain files under plain names"
+
+
+class _OverLimitError(_RefusalError):
+    """More than the limits allow."""
+
+    rule = "archive-limit"
+
+    def __init__(self, what: str, limit: str, limits: Limits) -> None:
+        super().__init__(f"{what} is above the limit of {getattr(limits, limit)}")
+        self.hint = f"--limit {limit}=N raises it, if you trust the archive"
+
+
+# What follows is pure, but for the last three.
 
 
 def _parse_header(block: bytes) -> _Header:
     name, size, kind, magic, prefix = _HEADER.unpack(block)
     is_posix = magic.startswith(_POSIX)
     if not _checksum_holds(block) or not (is_posix or magic in (_GNU, _V7)):
-        raise ValueError("is damaged, or is no tar header")
+        raise _RefusalError("is damaged, or is no tar header")
     name, prefix = name.partition(b"\0")[0], prefix.partition(b"\0")[0]
     full_name = prefix + b"/" + name if is_posix and prefix else name
     return _Header(full_name, kind, _parse_number(size))
@@ -285,7 +317,7 @@ def _parse_number(field: bytes) -> int:
     if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
     if not (octal := _OCTAL.fullmatch(field)):
-        raise ValueError(f"is damaged: {field!r} is no number of 0 or more")
+        raise _RefusalError(f"is damaged: {field!r} is no number of 0 or more")
     return int(octal[1] or b"0", 8)
 
 
@@ -297,10 +329,10 @@ def _parse_pax(payload: bytes) -> dict[str, bytes]:
         record = _PAX_RECORD.match(payload, start)
         end = start + int(record[1]) if record else 0
         if not record or record.end() >= end or payload[end - 1 : end] != b"\n":
-            raise ValueError("its pax header is malformed")
+            raise _RefusalError("its pax header is malformed")
         key = record[2].decode("utf-8", "backslashreplace")
         if key.startswith("GNU.sparse."):
-            raise ValueError("is a sparse file, which no release may hold")
+            raise _MemberError("is a sparse file, which no release may hold")
         records[key] = payload[record.end() : end - 1]
         start = end
     return records
@@ -312,10 +344,10 @@ def _extended(header: _Header, pending: dict[bytes, bytes]) -> _Header:
     size = header.size
     if "size" in records:
         if not _PAX_SIZE.fullmatch(records["size"]):
-            raise ValueError("its pax header has a size that is no number of 0 or more")
+            raise _RefusalError("its pax header has a size that is no number of 0 or more")
         size = int(records["size"])
     if b"L" in pending and "path" in records:
-        raise ValueError("has two long names")
+        raise _MemberError("has two long names")
     name = pending[b"L"].rstrip(b"\0") if b"L" in pending else records.get("path", header.name)
     return _Header(name, header.kind, size)
 
@@ -324,13 +356,13 @@ def _is_directory(header: _Header) -> bool:
     """Refuse what is neither file nor directory, or only half of either."""
     if header.kind not in _FILES and header.kind != _DIRECTORY:
         kind = _REFUSED_KINDS.get(header.kind) or f"of the unknown kind {header.kind!r}"
-        raise ValueError(f"is {kind}, which no release may hold")
+        raise _MemberError(f"is {kind}, which no release may hold")
     ends_in_slash = header.name.endswith(b"/")
     is_dir = header.kind == _DIRECTORY or (header.kind == b"\0" and ends_in_slash)  # before ustar only the slash told
     if is_dir and header.size:
-        raise ValueError("is a directory with data of its own")
+        raise _MemberError("is a directory with data of its own")
     if ends_in_slash and not is_dir:
-        raise ValueError("is a file with the name of a directory")
+        raise _MemberError("is a file with the name of a directory")
     return is_dir
 
 
@@ -338,12 +370,12 @@ def _checked_name(raw: bytes, limits: Limits) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError("its name is not UTF-8") from None
+        raise _MemberError("its name is not UTF-8") from None
     if len(name) > limits.name_chars:
-        raise ValueError(f"its name is longer than {limits.name_chars} characters")
+        raise _OverLimitError(f"its name of {len(name)} characters", "name_chars", limits)
     for pattern, reason in _REFUSED_NAMES:
         if pattern.search(name):
-            raise ValueError(f"its name {reason}")
+            raise _MemberError(f"its name {reason}")
     return name
 
 
@@ -354,9 +386,9 @@ def _shown(name: bytes) -> str:
 
 def _check_counts(ordinal: int, size_bytes: int, limits: Limits) -> None:
     if ordinal >= limits.members:
-        raise ValueError(f"there are more than {limits.members} members")
+        raise _OverLimitError("the number of members", "members", limits)
     if size_bytes > limits.member_bytes:
-        raise ValueError(f"{size_bytes} bytes are above the limit of {limits.member_bytes}")
+        raise _OverLimitError(f"its size of {size_bytes} bytes", "member_bytes", limits)
 
 
 def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -376,7 +408,7 @@ def _read_file(path: str, size_bytes: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(size_bytes + 1)
     if len(data) != size_bytes:
-        raise ValueError("changed while it was read")
+        raise _RefusalError("changed while it was read")
     return data
 
 
@@ -385,7 +417,7 @@ def _refusals(place: str) -> Iterator[None]:
     """Give a refusal its place, and translate what the file system says."""
     try:
         yield
-    except ValueError as error:
-        raise ArchiveError(str(error), where=place) from None
+    except _RefusalError as error:
+        raise ArchiveError(str(error), where=place, hint=error.hint, rule=error.rule) from None
     except OSError as error:
         raise ArchiveError(f"cannot be read: {error.strerror or error}", where=place) from error

@@ -13,12 +13,15 @@ from typing import IO, TYPE_CHECKING, Final, Self
 from isal import igzip_lib, isal_zlib
 
 from vedastore.errors import ArchiveError
+from vedastore.model import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
     from types import TracebackType
 
     from _typeshed import SupportsRead
+
+    from vedastore.model import Limits
 
 _MAGIC: Final = b"\x1f\x8b"
 _HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no flags, no time, unknown system
@@ -38,13 +41,24 @@ class GzipReader:
         The compressed bytes. Its ``OSError`` passes through, and it is not closed here.
     where : str
         Name of the stream, for messages.
+    limits : Limits
+        How far the stream may expand.
     chunk_bytes : int
         Compressed bytes read and held at a time.
     """
 
-    def __init__(self, source: SupportsRead[bytes], where: str, *, chunk_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        source: SupportsRead[bytes],
+        where: str,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        chunk_bytes: int = 1 << 20,
+    ) -> None:
         self._source = source
         self._where = where
+        self._limits = limits
+        self._given = 0  # decompressed bytes
         self._chunk_bytes = chunk_bytes
         self._chunk = b""
         self._taken = 0  # bytes of the chunk that are done with
@@ -64,7 +78,7 @@ class GzipReader:
         Raises
         ------
         ArchiveError
-            Not gzip, damaged, cut short, or followed by other data.
+            Not gzip, damaged, cut short, followed by other data, or above the limits.
         ValueError
             ``size`` below 1.
         """
@@ -81,8 +95,22 @@ class GzipReader:
                 self._taken -= len(member.unused_data)
                 self._member = None
             if data:
+                self._given += len(data)
+                if self._given > self._limits.archive_trusted_bytes:
+                    self._refuse_bomb()
                 return data
         return b""
+
+    def _refuse_bomb(self) -> None:
+        expansion = self._given / max(self.compressed_bytes, 1)
+        if expansion > self._limits.archive_expansion:
+            raise ArchiveError(
+                f"{self._given} bytes came out of {self.compressed_bytes}, above the limit of "
+                f"{self._limits.archive_expansion} for each: it may be a decompression bomb",
+                where=self._where,
+                hint="--limit archive_expansion=N raises it, if you trust the archive",
+                rule="archive-limit",
+            )
 
     def _next_member(self) -> igzip_lib.IgzipDecompressor | None:
         head = self._peek(len(_MAGIC))

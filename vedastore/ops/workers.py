@@ -61,7 +61,8 @@ def map_ordered(
 ) -> Iterator[Result]:
     """Yield ``function(item)`` for (item, bytes) pairs in their order, with at most ``limit_bytes`` in flight.
 
-    An item larger than the limit is in flight alone. When the consumer stops, what has not begun is cancelled.
+    An item larger than the limit is in flight alone, and the next one is not taken before it is done. When the consumer
+    stops, what has not begun is cancelled.
     """
     pending: deque[tuple[Future[Result], int]] = deque()
     in_flight = 0
@@ -73,7 +74,7 @@ def map_ordered(
                 yield future.result()
             pending.append((executor.submit(function, item), size))
             in_flight += size
-            while pending and pending[0][0].done():
+            while pending and (in_flight > limit_bytes or pending[0][0].done()):
                 future, done = pending.popleft()
                 in_flight -= done
                 yield future.result()
