@@ -205,3 +205,12 @@ def test_real_releases(tmp_path, source):
     against = collection.verify(against=source)
     assert against.ok
     assert (against.byte_identical, against.equivalent) == (len(release.members), 0)
+
+
+def test_large_members_that_are_no_part_of_a_release(tmp_path):
+    release = make_release(2)
+    rng = np.random.default_rng(5)
+    for number in range(3):
+        release.members[f"ts_104-1.0.1/notes/{number}.bin"] = rng.bytes(3 * 2**20 + number)
+    vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
+    assert_store_ok(tmp_path / "r.zarr", release)

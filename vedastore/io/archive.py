@@ -59,6 +59,7 @@ _REFUSED_NAMES: Final = (
     (re.compile(r"\\"), "holds a backslash"),
     (re.compile(r"[\x00-\x1f\x7f-\x9f]"), "holds a control character"),
 )
+_ANY_REFUSED: Final = re.compile("|".join(pattern.pattern for pattern, _ in _REFUSED_NAMES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,19 +200,22 @@ class _Tar:
         ordinal = padding = 0
         pending: dict[bytes, bytes] = {}  # the extensions in front of the next member, by kind
         while (block := self._take(padding + _BLOCK)[padding:]) != _ZEROS:
-            place = f"{self._where}: header at byte {self._offset - _BLOCK}"
-            with _refusals(place):
+            place: str | bytes = f"header at byte {self._offset - _BLOCK}"
+            try:  # not _refusals, which would cost more than all the rest: there are millions of members
                 header = _parse_header(block)
-            if header.kind in _EXTENSIONS:
-                self._take_extension(header, pending, place)
-                padding = -header.size % _BLOCK
-                continue
-            with _refusals(f"{self._where}: {_shown(header.name)}"):
-                header = _extended(header, pending)
-            with _refusals(f"{self._where}: {_shown(header.name)}"):
+                if header.kind in _EXTENSIONS:
+                    self._take_extension(header, pending)
+                    padding = -header.size % _BLOCK
+                    continue
+                place = header.name
+                if pending:
+                    header = _extended(header, pending)
+                    place = header.name
                 is_dir = _is_directory(header)
                 name = _checked_name(header.name, self._limits)
                 _check_counts(ordinal, header.size, self._limits)
+            except _RefusalError as error:
+                raise error.at(f"{self._where}: {place if isinstance(place, str) else _shown(place)}") from None
             yield Member(name, self._take(header.size), ordinal, is_dir)
             ordinal += 1
             padding = -header.size % _BLOCK
@@ -220,20 +224,17 @@ class _Tar:
             raise ArchiveError("the archive ends where a header announces one more member", where=self._where)
         self._check_end()
 
-    def _take_extension(self, header: _Header, pending: dict[bytes, bytes], place: str) -> None:
+    def _take_extension(self, header: _Header, pending: dict[bytes, bytes]) -> None:
         what = _EXTENSIONS[header.kind]
-        with _refusals(place):
-            if header.size > self._limits.header_bytes:
-                raise _OverLimitError(f"{what} of {header.size} bytes", "header_bytes", self._limits)
-            if header.kind in pending:
-                raise _MemberError(f"{what} follows {what} of the same member")
+        if header.size > self._limits.header_bytes:
+            raise _OverLimitError(f"{what} of {header.size} bytes", "header_bytes", self._limits)
+        if header.kind in pending:
+            raise _MemberError(f"{what} follows {what} of the same member")
         payload = self._take(header.size)
         if header.kind != b"g":
             pending[header.kind] = payload
-            return
-        with _refusals(place):
-            if {"path", "linkpath", "size"} & _parse_pax(payload).keys():
-                raise _MemberError(f"{what} sets the name or size of all members at once")
+        elif {"path", "linkpath", "size"} & _parse_pax(payload).keys():
+            raise _MemberError(f"{what} sets the name or size of all members at once")
 
     def _take(self, size: int) -> bytes:
         """Read exactly ``size`` bytes, and hold no more than the stream really gives."""
@@ -260,8 +261,9 @@ class _Tar:
                 raise ArchiveError("a second archive or other data follows the end of the archive", where=self._where)
             padding += len(rest)
             if padding > self._limits.padding_bytes:
-                with _refusals(self._where):
-                    raise _OverLimitError("what follows the end of the archive", "padding_bytes", self._limits)
+                raise _OverLimitError("what follows the end of the archive", "padding_bytes", self._limits).at(
+                    self._where
+                )
 
 
 class _RefusalError(ValueError):
@@ -269,6 +271,10 @@ class _RefusalError(ValueError):
 
     rule = "archive-damaged"
     hint: str | None = None
+
+    def at(self, place: str) -> ArchiveError:
+        """Give the error that users see."""
+        return ArchiveError(str(self), where=place, hint=self.hint, rule=self.rule)
 
 
 class _MemberError(_RefusalError):
@@ -373,9 +379,8 @@ def _checked_name(raw: bytes, limits: Limits) -> str:
         raise _MemberError("its name is not UTF-8") from None
     if len(name) > limits.name_chars:
         raise _OverLimitError(f"its name of {len(name)} characters", "name_chars", limits)
-    for pattern, reason in _REFUSED_NAMES:
-        if pattern.search(name):
-            raise _MemberError(f"its name {reason}")
+    if _ANY_REFUSED.search(name):
+        raise _MemberError(f"its name {next(reason for pattern, reason in _REFUSED_NAMES if pattern.search(name))}")
     return name
 
 
@@ -418,6 +423,6 @@ def _refusals(place: str) -> Iterator[None]:
     try:
         yield
     except _RefusalError as error:
-        raise ArchiveError(str(error), where=place, hint=error.hint, rule=error.rule) from None
+        raise error.at(place) from None
     except OSError as error:
         raise ArchiveError(f"cannot be read: {error.strerror or error}", where=place) from error

@@ -27,6 +27,8 @@ _MAGIC: Final = b"\x1f\x8b"
 _HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no flags, no time, unknown system
 _FINAL_BLOCK: Final = b"\x03\x00"  # deflate: empty, and marked as the last
 _FIRST_FEED_BYTES: Final = 4096
+_FIXED_BYTES, _DEFLATE = 10, 8  # of a header: its length without optional fields, and the only method
+_HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0  # its flags
 
 
 class GzipReader:
@@ -116,8 +118,9 @@ class GzipReader:
         head = self._peek(len(_MAGIC))
         if head == _MAGIC:
             self._begun = True
+            self._take_header()
             self._feed_bytes = _FIRST_FEED_BYTES
-            self._member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+            self._member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)
             return self._member
         if not self._begun:
             raise ArchiveError("is not gzip" if head else "is empty", where=self._where)
@@ -126,6 +129,42 @@ class GzipReader:
                 raise ArchiveError("other data follows the end of the gzip stream", where=self._where)
             self._taken = len(self._chunk)
         return None
+
+    def _take_header(self) -> None:
+        """Pass over a member's header, whole: isal loses its place in one that comes in two parts (RFC 1952, 2.3)."""
+        head = self._peek(_FIXED_BYTES)
+        size = len(head)
+        if size == _FIXED_BYTES:
+            method, flags = head[2], head[3]
+            if method != _DEFLATE or flags & _RESERVED:
+                raise ArchiveError("the gzip stream is damaged: its header is of no known kind", where=self._where)
+            if flags & _EXTRA:
+                size += 2 + int.from_bytes(self._peek(size + 2)[size:], "little")
+            size = self._skip_text(size) if flags & _NAME else size
+            size = self._skip_text(size) if flags & _COMMENT else size
+            size += 2 if flags & _HEADER_CRC else 0
+            head = self._peek(size)
+        if len(head) < size or len(head) < _FIXED_BYTES:
+            raise ArchiveError("the gzip stream ends early: it was cut short", where=self._where)
+        if head[3] & _HEADER_CRC and int.from_bytes(head[-2:], "little") != isal_zlib.crc32(head[:-2]) & 0xFFFF:
+            raise ArchiveError("the gzip stream is damaged: a header's checksum does not fit", where=self._where)
+        self._taken += size
+
+    def _skip_text(self, start: int) -> int:
+        """Return where the text that begins at a place of the header ends, its zero included."""
+        size = start
+        while (end := self._peek(size).find(b"\0", start)) < 0:
+            if len(self._peek(size)) < size:
+                return size  # cut short: the caller finds the header shorter than this
+            size = 2 * size
+            if size > self._limits.header_bytes:
+                raise ArchiveError(
+                    f"a gzip header is longer than the limit of {self._limits.header_bytes} bytes",
+                    where=self._where,
+                    hint="--limit header_bytes=N raises it, if you trust the archive",
+                    rule="archive-limit",
+                )
+        return end + 1
 
     def _next_feed(self) -> memoryview:
         """Take input for the member: little at first, so that a tiny member gives little back."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vedastore.model import Affine6, Fidelity, ImageHalf, LabelHalf, LabelKind
 
 _BATCH_ROWS: Final = 256
+_BLOB_BYTES: Final = 2**20
+"""Larger members are written piece by piece."""
 _SCHEMA: Final = """
 CREATE TABLE images (id TEXT PRIMARY KEY, image_member TEXT, image_ordinal INTEGER, bucket TEXT, row INTEGER,
     height INTEGER, width INTEGER, crs TEXT, transform TEXT, nodata TEXT, image_digest BLOB, pixel_digest BLOB,
@@ -162,7 +164,14 @@ class Ledger:
 
     def add_member(self, ordinal: int, name: str, kind: str, data: bytes) -> None:
         """Add a member that is no half of a pair, to be kept as it is."""
-        self._db.execute("INSERT INTO members VALUES (?, ?, ?, ?)", (ordinal, name, kind, data))
+        if len(data) <= _BLOB_BYTES:
+            self._db.execute("INSERT INTO members VALUES (?, ?, ?, ?)", (ordinal, name, kind, data))
+            return
+        room = (ordinal, name, kind, len(data))
+        row = self._db.execute("INSERT INTO members VALUES (?, ?, ?, zeroblob(?))", room).lastrowid
+        with self._db.blobopen("members", "data", row or 0) as blob:  # a parameter would be copied, twice
+            for start in range(0, len(data), _BLOB_BYTES):
+                blob.write(data[start : start + _BLOB_BYTES])
 
     def reject(self, sample_id: str, member: str, reason: str) -> None:
         """Leave a sample out, whatever else is known of it."""
