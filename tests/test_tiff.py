@@ -43,6 +43,10 @@ def some_pixels(dtype="u1", bands=3, height=37, width=23, seed=0):
     return pixels.astype(dtype)
 
 
+def parse(data):
+    return parse_image(read_first_directory(data))
+
+
 def write_rasterio(pixels, *, tags=None, nodata=None, crs="EPSG:32616", **options):
     profile = {"count": pixels.shape[0], "height": pixels.shape[1], "width": pixels.shape[2], "dtype": pixels.dtype}
     profile |= {"transform": AFFINE, "crs": crs, "nodata": nodata, **options}
@@ -241,7 +245,7 @@ def test_cloud_optimised_and_compressed_anew(monkeypatch):
         with memory.open(driver="COG", blocksize=128, compress="lzw", **profile) as dataset:
             dataset.write(pixels)
         data = memory.read()
-    monkeypatch.setattr("vedastore.io.tiff.image.find_encoder", lambda *_: None)
+    monkeypatch.setattr("vedastore.io.tiff.file.find_encoder", lambda *_: None)
     taken = tiff.decode(data)
     again = tiff.encode(taken.pixels, taken.envelope)
     monkeypatch.undo()
@@ -260,13 +264,13 @@ def test_limits():
     data = write_rasterio(some_pixels(), compress="deflate")
     with pytest.raises(ImageError, match="over the limit of 1000"):
         tiff.decode(data, Limits(image_bytes=1000))
-    with pytest.raises(ImageError, match="claim to hold"):
+    with pytest.raises(ImageError, match=r"claim to hold|over the limit"):
         tiff.decode(data, Limits(image_trusted_bytes=1, image_expansion=1))
 
 
 def test_padding_of_tiles_is_kept():
     data = bytearray(write_tifffile(some_pixels(), tile=(16, 16)))
-    image = parse_image(bytes(data))
+    image = parse(bytes(data))
     end = int(image.segments.offsets[-1] + image.segments.stored[-1])
     data[end - 5 : end] = b"stray"
     taken, _ = assert_comes_back(bytes(data), some_pixels())
@@ -421,7 +425,7 @@ def test_sparse(dtype, scheme, nodata):
     pixels[:, 20:25, 2:9] = 5
     blocks = {"tiled": True, "blockxsize": 16, "blockysize": 16, "SPARSE_OK": True}
     data = write_rasterio(pixels, compress=scheme, nodata=nodata, **blocks)
-    assert parse_image(data).segments.sparse
+    assert parse(data).segments.sparse
     taken, _ = assert_comes_back(data, read_rasterio(data))
     changed = taken.pixels.copy()
     changed[0, 0, 0] = 1
@@ -535,16 +539,16 @@ def refused(data, match="."):
 @pytest.mark.parametrize(
     ("tags", "match"),
     [
-        ({258: (3, 1, 1)}, "1-bit unsigned samples"), ({258: (3, 1, 12)}, "12-bit unsigned samples"),
+        ({258: (3, 1, 4), 339: (3, 1, 2)}, "4-bit signed samples"), ({258: (3, 1, 40)}, "40-bit unsigned samples"),
         ({258: (3, 1, 12), 259: (3, 1, 7)}, "12-bit unsigned samples, JPEG"), ({258: (3, 1, 24)}, "24-bit"),
-        ({259: (3, 1, 6)}, "old-style JPEG"), ({259: (3, 1, 34712)}, "JPEG 2000"), ({259: (3, 1, 4)}, "CCITT"),
-        ({259: (3, 1, 999)}, "compression 999"), ({266: (3, 1, 2)}, "FillOrder"), ({262: (3, 1, 6)}, "YCbCr"),
-        ({317: (3, 1, 2)}, "predictor 2 on uncompressed"), ({339: (3, 1, 5), 258: (3, 1, 32)}, "format-5"),
+        ({259: (3, 1, 6)}, "old-style JPEG"), ({259: (3, 1, 34712)}, "JPEG 2000"),
+        ({259: (3, 1, 999)}, "compression 999"), ({339: (3, 1, 9)}, "format-9"),
+        ({258: (3, 1, 12), 317: (3, 1, 2), 259: (3, 1, 8)}, "predictor 2 on 12-bit"), ({339: (3, 1, 5)}, "8-bit comp"),
         ({317: (3, 1, 9), 259: (3, 1, 8)}, "predictor 9"), ({284: (3, 1, 3)}, "planar configuration 3"),
         ({256: (3, 1, 0)}, "0 columns"), ({278: (3, 1, 0)}, "strips or tiles of 0"), ({277: (3, 1, 0)}, "0 bands"),
         ({273: (4, 3, 8)}, "lists 3 strips"), ({273: (4, 1 << 32 - 1, 8)}, "outside the file"),
         ({256: (4, 1, 1 << 31), 257: (4, 1, 1 << 31)}, "over the limit"), ({32997: (3, 1, 4)}, "volumes"),
-        ({259: (3, 1, 7), 277: (3, 1, 9999)}, "9999 bands, JPEG"),
+        ({259: (3, 1, 7), 277: (3, 1, 9999)}, "9999 bands, .*JPEG"),
         ({259: (3, 1, 8), 256: (4, 1, 1 << 28), 278: (3, 1, 10)}, "claim to hold|over the limit"),
     ],
 )  # fmt: skip
@@ -578,9 +582,14 @@ def test_segments_of_noise(scheme):
     refused(hand_made([np.random.default_rng(0).bytes(150)] * 1, scheme=scheme))
 
 
+def test_strips_that_share_their_bytes():
+    data = change_tags(hand_made(strips(3), scheme=1), {273: Value(4, 3, struct.pack("<3I", 8, 8, 208))})
+    taken, _ = assert_comes_back(data, read_tifffile(data))
+    assert tiff.describe(taken.envelope).encoder == "verbatim"
+
+
 def test_overlaps():
     data = hand_made(strips(3), scheme=1)
-    refused(change_tags(data, {273: Value(4, 3, struct.pack("<3I", 8, 8, 208))}), "overlap")
     refused(change_tags(data, {273: Value(4, 3, struct.pack("<3I", 8, 207, 408))}), "overlap")
     refused(change_tags(data, {273: Value(4, 3, struct.pack("<3I", 4, 208, 408))}), "upon the tags")
 
@@ -597,7 +606,8 @@ def test_compressed_pixels_that_two_pages_share():
     first = read_first_directory(bytes(data))
     copy = bytes(data[first.offset : first.end])
     struct.pack_into("<I", data, first.end - 4, len(data))
-    refused(bytes(data) + copy, "another page")
+    taken, _ = assert_comes_back(bytes(data) + copy, np.frombuffer(b"".join(strips(2)), "u1").reshape(1, 20, 20))
+    assert tiff.describe(taken.envelope).encoder == "verbatim"
     plain = bytearray(hand_made(strips(2), scheme=1))
     first = read_first_directory(bytes(plain))
     struct.pack_into("<I", plain, first.end - 4, len(plain))
@@ -641,9 +651,7 @@ def test_terabytes_in_a_tiny_file(scheme, big):
     refused(data, "over the limit")
     tags |= {256: 60_000, 257: 60_000, 278: 60_000}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    refused(
-        b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4), "claim to hold|truncated|over the limit"
-    )
+    refused(b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4), "claim to hold|truncated|over the l")
     sparse = tags | {279: 0}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sparse.items())
     refused(b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4), "claim to hold|over the limit")

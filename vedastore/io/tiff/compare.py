@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from vedastore.io.tiff.image import Image, parse_image, read_pixels
+from vedastore.io.tiff.file import read_first_image
 from vedastore.io.tiff.layout import STRIP_COUNTS, STRIP_OFFSETS, TILE_COUNTS, TILE_OFFSETS
-from vedastore.io.tiff.structure import ASCII, Directory, iter_later_directories
+from vedastore.io.tiff.segments import iter_segments
+from vedastore.io.tiff.structure import (
+    ASCII,
+    LIMIT_SHARING,
+    Directory,
+    damaged,
+    iter_later_directories,
+    iter_sub_directories,
+)
+from vedastore.model import DEFAULT_LIMITS
 
+if TYPE_CHECKING:
+    from vedastore.io.tiff.image import Pixels
+    from vedastore.model import Limits
+
+PLURAL = {"page": "pages", "directory below": "directories below"}
 PLACES = frozenset({STRIP_OFFSETS, STRIP_COUNTS, TILE_OFFSETS, TILE_COUNTS})
 SHOWN = 8  # numbers of a long tag in a message
 
 
-def differences(a: bytes, b: bytes) -> list[str]:
-    """Compare the first images' pixels and all pages' tags, except where the segments lie and how long they are.
+def differences(a: bytes, b: bytes, limits: Limits = DEFAULT_LIMITS) -> list[str]:
+    """Compare the first images' pixels, the stored bytes of all other pages, and all tags.
+
+    Where strips and tiles lie does not count, nor how long those of the first image are.
 
     Parameters
     ----------
     a, b : bytes
         Two whole files.
+    limits : Limits, optional
 
     Returns
     -------
@@ -30,18 +50,44 @@ def differences(a: bytes, b: bytes) -> list[str]:
     ImageError
         Where one of them cannot be read.
     """
-    first, second = parse_image(a), parse_image(b)
-    found = _pixel_differences(a, first, b, second)
-    pages = [[image.directory, *iter_later_directories(image.directory)] for image in (first, second)]
-    if len(pages[0]) != len(pages[1]):
-        found.append(f"{len(pages[0])} pages against {len(pages[1])}")
-    for number, (one, other) in enumerate(zip(*pages, strict=False), 1):
-        found += [f"page {number}: {line}" for line in _tag_differences(one, other)]
+    (first, pixels), (second, others) = read_first_image(a, limits), read_first_image(b, limits)
+    pages = _pages(first), _pages(second)
+    below = [list(iter_sub_directories(directories)) for directories in pages]
+    return [
+        *_pixel_differences(pixels, others),
+        *_page_differences("page", *pages, begin=2),
+        *_page_differences("directory below", *below, begin=1),
+    ]
+
+
+def _pages(first: Directory) -> list[Directory]:
+    return [first, *iter_later_directories(first)]
+
+
+def _page_differences(what: str, ones: list[Directory], others: list[Directory], *, begin: int) -> list[str]:
+    """Compare tags, and from page number ``begin`` on the stored bytes."""
+    found = [] if len(ones) == len(others) else [f"{len(ones)} {PLURAL[what]} against {len(others)}"]
+    for number, (one, other) in enumerate(zip(ones, others, strict=False), 1):
+        lines = _tag_differences(one, other)
+        if number >= begin and not lines and not _same_segments(one, other):
+            lines = ["other strips or tiles"]
+        found += [f"{what} {number}: {line}" for line in lines]
     return found
 
 
-def _pixel_differences(a: bytes, first: Image, b: bytes, second: Image) -> list[str]:
-    pixels, others = read_pixels(a, first)[0], read_pixels(b, second)[0]
+def _same_segments(one: Directory, other: Directory) -> bool:
+    """Compare all strips and tiles of two pages, as they stand in the files."""
+    pairs = list(zip_longest(iter_segments(one), iter_segments(other)))
+    if any(None in pair for pair in pairs):
+        return False
+    distinct = set(pairs)
+    if sum(end - begin for (begin, end), _ in distinct) > LIMIT_SHARING * len(one.data):
+        raise damaged("strips or tiles overlap")
+    a, b = memoryview(one.data), memoryview(other.data)
+    return all(a[begin:end] == b[start:stop] for (begin, end), (start, stop) in distinct)
+
+
+def _pixel_differences(pixels: Pixels, others: Pixels) -> list[str]:
     if pixels.shape != others.shape or pixels.dtype != others.dtype:
         return [f"pixels {pixels.shape} {pixels.dtype} against {others.shape} {others.dtype}"]
     if pixels.tobytes() == others.tobytes():

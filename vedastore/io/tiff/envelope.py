@@ -7,7 +7,7 @@
     frame                    the file without its regions, in file order
     residue                  tile padding that is not zero, zlib-compressed
 
-``regions`` are the ranges of the file in which the pixels lay.
+``regions`` are the ranges of the file in which the pixels lay. A file that is kept whole has none: it is its frame.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Envelope:
     regions : tuple of (offset, length)
         Ranges of the pixels, ascending and apart.
     frame : bytes
-    padding : bytes
-        Tile padding, where it is not all zero.
+    residue : bytes
+        Tile padding that is not all zero, as `pack_padding` made it.
     """
 
     fidelity: Fidelity
@@ -59,20 +59,34 @@ class Envelope:
     size_bytes: int
     regions: tuple[Region, ...]
     frame: bytes
-    padding: bytes
+    residue: bytes
 
     def dump(self) -> bytes:
         """Serialise."""
-        residue = zlib.compress(self.padding, 9) if self.padding else b""
         header = {
             "encoder": self.encoder, "fidelity": self.fidelity, "regions": self.regions,
-            "residue": len(residue), "size": self.size_bytes, "v": VERSION,
+            "residue": len(self.residue), "size": self.size_bytes, "v": VERSION,
         }  # fmt: skip
         text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
-        return b"".join((struct.pack("<I", len(text)), text, self.frame, residue))
+        return b"".join((struct.pack("<I", len(text)), text, self.frame, self.residue))
 
-    def skeleton(self) -> npt.NDArray[np.uint8]:
-        """Lay out the file with zeros in place of its pixels."""
+    def padding(self, size_bytes: int) -> bytes:
+        """Unpack the tile padding, which must have this length where there is any."""
+        if not self.residue:
+            return b""
+        unpacker = zlib.decompressobj()
+        try:
+            padding = unpacker.decompress(self.residue, size_bytes + 1)
+        except zlib.error as error:
+            raise ImageError(f"damaged envelope of an image ({error})") from None
+        if len(padding) != size_bytes:
+            raise ImageError("damaged envelope of an image (its tile padding has another length than the tiles need)")
+        return padding
+
+    def skeleton(self, limit_bytes: int) -> npt.NDArray[np.uint8]:
+        """Lay out the file with zeros in place of its pixels, for which it may have so many bytes."""
+        if self.size_bytes - len(self.frame) > limit_bytes:
+            raise ImageError(f"damaged envelope of an image (it has room for more than {limit_bytes} bytes of pixels)")
         out = np.zeros(self.size_bytes, np.uint8)
         frame = np.frombuffer(self.frame, np.uint8)
         place = taken = 0
@@ -81,6 +95,11 @@ class Envelope:
             taken += offset - place
             place = offset + length
         return out
+
+
+def pack_padding(padding: bytes) -> bytes:
+    """Pack tile padding for an envelope."""
+    return zlib.compress(padding, 9) if padding else b""
 
 
 def cut_frame(data: bytes, regions: tuple[Region, ...]) -> bytes:
@@ -109,9 +128,8 @@ def parse_envelope(blob: bytes) -> Envelope:
         end = len(blob) - residue
         frame, packed = blob[4 + length : end], blob[end:]
         _check(regions, size_bytes, len(frame), residue)
-        padding = zlib.decompress(packed) if residue else b""
-        return Envelope(FIDELITIES[header["fidelity"]], str(header["encoder"]), size_bytes, regions, frame, padding)
-    except (struct.error, ValueError, KeyError, TypeError, zlib.error, RecursionError) as error:
+        return Envelope(FIDELITIES[header["fidelity"]], str(header["encoder"]), size_bytes, regions, frame, packed)
+    except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ImageError(f"damaged envelope of an image ({error})") from None
 
 

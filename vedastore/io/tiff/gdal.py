@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,17 +16,28 @@ from vedastore.errors import ImageError
 from vedastore.io.tiff.directories import Value, new_tiff, with_changes
 from vedastore.io.tiff.layout import SCHEMES, Layout, parse_layout
 from vedastore.io.tiff.segments import gather, parse_segments
-from vedastore.io.tiff.structure import CLASSIC_HEADER_BYTES, DOUBLE, Directory, damaged, read_first_directory
+from vedastore.io.tiff.structure import (
+    CLASSIC_HEADER_BYTES,
+    DOUBLE,
+    Directory,
+    damaged,
+    read_first_directory,
+    unsupported,
+)
 from vedastore.model import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Bytes = npt.NDArray[np.uint8]
 
 PIXEL_SCALE, TIE_POINTS, MATRIX = 33550, 33922, 34264
-#: Tags that say how to decode pixels: those of the layout, JPEG tables, extra samples, all on YCbCr, LERC parameters.
-DECODING = {*range(254, 270), *range(273, 285), 317, *range(322, 326), 338, 339, 347, *range(529, 533), 42113, 50674}
+#: Tags that say how to decode pixels: those of the layout, options of CCITT, predictor, palette, tiles, lines of CCITT,
+#: ink set, extra samples, JPEG tables, old-style JPEG, all on YCbCr, SGI's tags, nodata, LERC parameters.
+DECODING = {
+    *range(254, 270), *range(273, 285), 292, 293, 317, 320, *range(322, 329), 332, 338, 339, 347, *range(512, 522),
+    *range(529, 533), *range(32995, 32999), 37439, 42113, 50674,
+}  # fmt: skip
 #: Two pixels wide and high: any transform that is not the identity keeps rasterio from warning that there is none.
 #: (Warnings cannot be silenced safely beside other threads.)
 PLACEHOLDER = (2.0, 2.0, 0.0), (0.0,) * 6
@@ -34,17 +46,31 @@ TRUSTED = Limits(image_bytes=1 << 62, image_trusted_bytes=1 << 62)  # for files 
 
 
 @contextmanager
-def open_tiff(data: bytes, what: str) -> Iterator[Any]:
-    """Open a TIFF in memory with rasterio, with the GTiff driver only; every failure becomes an ImageError."""
+def open_tiff(data: bytes, what: str, cannot_open: Callable[[str], ImageError] = damaged) -> Iterator[Any]:
+    """Open a TIFF in memory with rasterio, with the GTiff driver only; every failure becomes an ImageError.
+
+    ``cannot_open`` makes the error where GDAL does not even open it; in all other cases the file is damaged.
+    """
     import rasterio
     from rasterio._err import CPLE_BaseError
     from rasterio.errors import RasterioError
 
+    foreign = (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError)
     try:
-        with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as dataset:
-            yield dataset
-    except (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError) as error:
-        raise damaged(f"{what} cannot be read by GDAL ({error})") from None
+        with rasterio.MemoryFile(data) as memory:
+            try:
+                dataset = memory.open(driver="GTiff")
+            except foreign as error:
+                raise cannot_open(f"{what} cannot be opened by GDAL ({_reason(error)})") from None
+            with dataset:
+                yield dataset
+    except foreign as error:
+        raise damaged(f"{what} cannot be read by GDAL ({_reason(error)})") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Say what GDAL says, without the name of the file in memory."""
+    return re.sub(r"[\da-f-]{36}\.tif[:,] ", "", str(error.__cause__ or error))
 
 
 def placeholder(order: str) -> dict[int, Value | None]:
@@ -53,7 +79,7 @@ def placeholder(order: str) -> dict[int, Value | None]:
     return {PIXEL_SCALE: Value(DOUBLE, 3, scale), TIE_POINTS: Value(DOUBLE, 6, tie), MATRIX: None}
 
 
-def _bare(data: bytes, directory: Directory) -> bytes:
+def bare(data: bytes, directory: Directory) -> bytes:
     """Leave out what GDAL need not see in order to decode: texts, georeferencing, other pages."""
     changes: dict[int, Value | None] = dict.fromkeys(directory.entries.keys() - DECODING)
     return with_changes(data, replace(directory, next_offset=0), changes | placeholder(directory.form.order))
@@ -62,11 +88,11 @@ def _bare(data: bytes, directory: Directory) -> bytes:
 def read_lossy(data: bytes, directory: Directory, layout: Layout) -> npt.NDArray[Any]:
     """Decode the first image with GDAL; (band, y, x). Its shape and type must be those that the tags say."""
     scheme = SCHEMES[layout.scheme]
-    with open_tiff(_bare(data, directory), f"the {scheme} image") as dataset:
+    with open_tiff(bare(data, directory), f"the {scheme} image") as dataset:
         shape = dataset.count, dataset.height, dataset.width
         dtypes = set(dataset.dtypes)
         if shape != (layout.bands, layout.height, layout.width) or dtypes != {layout.native.name}:
-            raise damaged(f"GDAL reads {shape} of {sorted(dtypes)} where the tags say otherwise ({scheme})")
+            raise unsupported(f"GDAL reads {shape} of {sorted(dtypes)} where the tags say otherwise ({scheme})")
         pixels: npt.NDArray[Any] = dataset.read()
     return np.require(pixels, layout.native, ["C", "A"])
 

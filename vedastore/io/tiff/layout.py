@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from vedastore.io.tiff.structure import Directory, damaged, unsupported
+from vedastore.io.tiff.structure import Directory, damaged, over_limit, unsupported
 from vedastore.model import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from vedastore.errors import ImageError
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, BANDS, ROWS_PER_STRIP, STRIP_COUNTS, PLANAR, PREDICTOR = 273, 277, 278, 279, 284, 317
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS, SAMPLE_FORMAT = 322, 323, 324, 325, 339
-SUBSAMPLING, DEPTH, NODATA = 530, 32997, 42113
-YCBCR = 6
+DEPTH, NODATA = 32997, 42113
+YCBCR, CIELAB, LOGL, LOGLUV = 6, 8, 32844, 32845
+COLOUR_SPACES = {YCBCR: "YCbCr", CIELAB: "CIELAB", LOGL: "LogL", LOGLUV: "LogLuv"}  # those that GDAL converts to RGB
 CHUNKY, PLANES = 1, 2
 DIFFERENCES, FLOAT_BYTES = 2, 3  # predictors; 1 is none
 LIMIT_DIFFERENCES_BYTES = 8  # size of the samples of which libtiff takes differences
@@ -27,15 +32,21 @@ SCHEMES = {
     DEFLATE_OLD: "Deflate (old tag)", LERC: "LERC", LZMA: "LZMA", ZSTD: "Zstandard", WEBP: "WebP",
 }  # fmt: skip
 LOSSY = frozenset({JPEG, LERC, WEBP})
-LIMIT_LOSSY_BANDS = 512
+LIMIT_GDAL_BANDS = 512  # of an image that GDAL decodes: its time grows with their square
 PREDICTABLE = frozenset({LZW, DEFLATE, DEFLATE_OLD, LZMA, ZSTD})
-#: Names of schemes that are refused, for the message.
+#: Names of the schemes that are left to GDAL, whether or not it knows them.
 OTHER_SCHEMES = {
-    2: "CCITT RLE", 3: "CCITT fax 3", 4: "CCITT fax 4", 6: "old-style JPEG", 34712: "JPEG 2000", 34676: "SGI LogLuv",
-    34677: "SGI LogLuv 24", 32809: "ThunderScan", 32908: "PixarFilm", 32909: "PixarLog", 50002: "JPEG XL",
-    52546: "JPEG XL", 34892: "lossy DNG JPEG", 34933: "PNG",
+    2: "CCITT RLE", 3: "CCITT fax 3", 4: "CCITT fax 4", 6: "old-style JPEG", 32766: "NeXT", 32771: "CCITT RLE (words)",
+    32809: "ThunderScan", 32908: "PixarFilm", 32909: "PixarLog", 34661: "JBIG", 34676: "SGI LogLuv",
+    34677: "SGI LogLuv 24", 34712: "JPEG 2000", 34892: "lossy DNG JPEG", 34933: "PNG", 34934: "JPEG XR",
+    50002: "JPEG XL", 52546: "JPEG XL",
 }  # fmt: skip
-KINDS = {1: "u", 2: "i", 3: "f", 4: "u", 6: "c"}
+UNSIGNED, SIGNED, FLOAT, VOID, COMPLEX_INTEGER, COMPLEX = 1, 2, 3, 4, 5, 6  # sample formats
+KINDS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f", VOID: "u", COMPLEX: "c"}
+FORMATS = {
+    UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "float", VOID: "undefined", COMPLEX_INTEGER: "complex integer",
+    COMPLEX: "complex",
+}  # fmt: skip
 SIZES_BITS = {"u": (8, 16, 32, 64), "i": (8, 16, 32, 64), "f": (16, 32, 64), "c": (64, 128)}
 
 
@@ -130,36 +141,54 @@ def parse_layout(directory: Directory, limits: Limits = DEFAULT_LIMITS) -> Layou
         down=-(-height // segment_height), across=-(-width // segment_width),
     )  # fmt: skip
     if layout.raw_bytes > limits.image_bytes:
-        raise unsupported(f"an image of {layout.raw_bytes} bytes, over the limit of {limits.image_bytes}")
+        raise too_large(layout.raw_bytes, limits)
     return layout
 
 
-def _parse_dtype(directory: Directory, scheme: int, bands: int) -> np.dtype[np.generic]:
-    bits = set(directory.values(BITS)) or {1}
-    formats = set(directory.values(SAMPLE_FORMAT)) or {1}
+def too_large(image_bytes: int, limits: Limits) -> ImageError:
+    """Make the error for an image above the limit."""
+    return over_limit(f"an image of {image_bytes} bytes, over the limit of {limits.image_bytes}", "image_bytes")
+
+
+def read_sample_type(directory: Directory) -> tuple[int, int]:
+    """Read bits and format (as in the tag) of the samples, which all bands must share."""
+    bits, formats = set(directory.whole(BITS)) or {1}, set(directory.whole(SAMPLE_FORMAT)) or {1}
     if len(bits) > 1 or len(formats) > 1:
         raise unsupported("bands of different sample types")
-    size_bits, form = bits.pop(), formats.pop()
+    return bits.pop(), formats.pop()
+
+
+def name_samples(bits: int, form: int) -> str:
+    """Name a sample type."""
+    return f"{bits}-bit {FORMATS.get(form, f'format-{form}')} samples"
+
+
+def name_scheme(scheme: int) -> str:
+    """Name a compression."""
+    return SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme) or f"compression {scheme}"
+
+
+def _parse_dtype(directory: Directory, scheme: int, bands: int) -> np.dtype[np.generic]:
+    bits, form = read_sample_type(directory)
     kind = KINDS.get(form)
-    name = {"u": "unsigned", "i": "signed", "f": "float", "c": "complex"}.get(kind or "", f"format-{form}")
-    if kind is None or size_bits not in SIZES_BITS[kind]:
-        raise unsupported(f"{size_bits}-bit {name} samples, {SCHEMES.get(scheme, 'compressed')}, {bands} bands")
-    return np.dtype(f"{directory.form.order}{kind}{size_bits // 8}")
+    if kind is None or bits not in SIZES_BITS[kind]:
+        raise unsupported(f"{name_samples(bits, form)}, {name_scheme(scheme)}, {bands} bands")
+    return np.dtype(f"{directory.form.order}{kind}{bits // 8}")
 
 
 def _refuse_unsupported(directory: Directory, scheme: int) -> None:
     if scheme not in SCHEMES:
-        raise unsupported(f"compression {OTHER_SCHEMES.get(scheme, scheme)}")
+        raise unsupported(f"compression {name_scheme(scheme)}")
     bands = directory.integer(BANDS, 1)
-    if scheme in LOSSY and bands > LIMIT_LOSSY_BANDS:  # GDAL's time grows with their square
+    if scheme in LOSSY and bands > LIMIT_GDAL_BANDS:
         raise unsupported(f"{bands} bands, {SCHEMES[scheme]}")
     if directory.integer(FILL_ORDER, 1) != 1:
         raise unsupported("reversed bit order (FillOrder 2)")
     if directory.integer(DEPTH, 1) != 1:
         raise unsupported("volumes (ImageDepth above 1)")
-    ycbcr = directory.integer(PHOTOMETRIC, 1) == YCBCR and scheme not in LOSSY
-    if ycbcr and (directory.values(SUBSAMPLING) or (2, 2)) != (1, 1):
-        raise unsupported(f"subsampled YCbCr samples, {SCHEMES[scheme]}")
+    colours = directory.integer(PHOTOMETRIC, 1)
+    if colours in COLOUR_SPACES and (colours != YCBCR or scheme not in LOSSY):
+        raise unsupported(f"{COLOUR_SPACES[colours]} samples, {SCHEMES[scheme]}")
 
 
 def _parse_predictor(directory: Directory, scheme: int, dtype: np.dtype[np.generic]) -> int:

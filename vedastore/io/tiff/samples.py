@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vedastore.io.tiff.layout import DIFFERENCES, FLOAT_BYTES, Layout
-from vedastore.io.tiff.structure import damaged
+from vedastore.io.tiff.structure import unsupported
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[Any]
+
+#: Texts of nodata that mean one number to everybody; `int` and `float` take more, such as ``1_0`` and 5000 zeros.
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,40}")
+NUMBER = re.compile(
+    r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,5})?|[+-]?(nan|inf)", re.IGNORECASE
+)
 
 
 def arrange(raw: Bytes, layout: Layout) -> tuple[Pixels, bytes]:
@@ -82,8 +89,6 @@ def _native(numbers: Pixels, layout: Layout) -> Pixels:
 
 def _fill_padding(canvas: Pixels, padding: bytes, layout: Layout) -> None:
     right, bottom = canvas[:, :, layout.width :], canvas[:, layout.height :, : layout.width]
-    if len(padding) != right.nbytes + bottom.nbytes:
-        raise damaged("the envelope's tile padding has another length than the tiles need")
     right[...] = np.frombuffer(padding, canvas.dtype, right.size).reshape(right.shape)
     bottom[...] = np.frombuffer(padding, canvas.dtype, bottom.size, right.nbytes).reshape(bottom.shape)
 
@@ -126,10 +131,9 @@ def _rows(raw: Bytes, layout: Layout) -> Pixels:
 
 def fill_value(nodata: str | None, layout: Layout) -> Any:
     """Value of the pixels of a segment that is not in the file: nodata, or 0, as GDAL reads it."""
-    try:
-        number = float(nodata) if nodata else 0.0
-    except ValueError:
-        raise damaged(f"missing strips or tiles, and a nodata value that is no number: {nodata}") from None
+    if nodata and not NUMBER.fullmatch(nodata):
+        raise unsupported("missing strips or tiles, and a nodata value that is no plain number")
+    number = float(nodata) if nodata else 0.0
     if layout.dtype.kind not in "iu":
         with np.errstate(over="ignore"):
             return np.array(number).astype(layout.dtype)
@@ -144,6 +148,6 @@ def _whole(number: float, text: str | None) -> int:
         return 0
     if math.isinf(number):
         return 1 << 65 if number > 0 else -1 << 65
-    if text and text.lstrip("+-").isdecimal():
+    if text and WHOLE_NUMBER.fullmatch(text):
         return int(text)
     return math.floor(number + 0.5) if number >= 0 else math.ceil(number - 0.5)

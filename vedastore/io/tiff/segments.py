@@ -18,7 +18,15 @@ from vedastore.io.tiff.layout import (
     TILE_OFFSETS,
     Layout,
 )
-from vedastore.io.tiff.structure import Directory, Entry, damaged, iter_later_directories, iter_sub_directories
+from vedastore.io.tiff.structure import (
+    Directory,
+    Entry,
+    damaged,
+    iter_later_directories,
+    iter_sub_directories,
+    over_limit,
+    unsupported,
+)
 from vedastore.model import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -70,7 +78,10 @@ class Segments:
         present = present[np.argsort(self.offsets[present], kind="stable")]
         starts = self.offsets[present]
         ends = starts + self.stored[present]
-        if (starts[1:] < ends[:-1]).any():
+        above = starts[1:] < ends[:-1]
+        if above.any():
+            if ((starts[1:] == starts[:-1]) & (ends[1:] == ends[:-1]))[above].all():
+                raise unsupported("strips or tiles that share their bytes")
             raise damaged("strips or tiles overlap")
         heads = np.flatnonzero(np.append(True, starts[1:] != ends[:-1]))[: starts.size]
         tails = np.append(heads[1:] - 1, starts.size - 1)[: heads.size]
@@ -103,11 +114,22 @@ def parse_segments(directory: Directory, layout: Layout, limits: Limits = DEFAUL
             short = int(np.flatnonzero((counts < sizes) & (counts != 0))[0])
             raise damaged(f"truncated: {name[:-1]} {short} has {counts[short]} bytes, its pixels need {sizes[short]}")
         stored = np.minimum(counts, sizes)
-    size = len(directory.data)
-    if (counts < 0).any() or ((offsets < 0) | (offsets > size) | (stored > size - offsets))[stored > 0].any():
-        raise damaged(f"truncated: {name} lie beyond the end of the file ({size} bytes)")
-    _refuse_bomb(layout, int(stored.sum()), limits)
+    _check_inside(offsets, stored, len(directory.data), name)
+    refuse_bomb(layout.raw_bytes, int(stored.sum()), SCHEMES[layout.scheme], limits)
     return Segments(offsets, stored, sizes)
+
+
+def _check_inside(offsets: npt.NDArray[np.int64], stored: npt.NDArray[np.int64], size: int, name: str) -> None:
+    if (stored < 0).any() or ((offsets < 0) | (offsets > size) | (stored > size - offsets))[stored > 0].any():
+        raise damaged(f"truncated: {name} lie beyond the end of the file ({size} bytes)")
+
+
+def check_whole(directory: Directory) -> None:
+    """Refuse an image of any layout whose strips or tiles are not all in the file."""
+    for where, length, name in (STRIP_OFFSETS, STRIP_COUNTS, "strips"), (TILE_OFFSETS, TILE_COUNTS, "tiles"):
+        offsets, counts = directory.integers(where), directory.integers(length)
+        if offsets.size == counts.size:
+            _check_inside(offsets, counts, len(directory.data), name)
 
 
 def _check_number(entry: Entry | None, layout: Layout, name: str) -> None:
@@ -116,15 +138,15 @@ def _check_number(entry: Entry | None, layout: Layout, name: str) -> None:
         raise damaged(f"the directory lists {number} {name}, an image of this shape has {layout.segments}")
 
 
-def _refuse_bomb(layout: Layout, stored_bytes: int, limits: Limits) -> None:
-    allowed = max(limits.image_trusted_bytes, limits.image_expansion * stored_bytes)
-    if layout.raw_bytes > allowed:
-        scheme = SCHEMES[layout.scheme]
-        raise damaged(f"{stored_bytes} bytes ({scheme}) claim to hold {layout.raw_bytes} bytes of pixels")
+def refuse_bomb(pixel_bytes: int, stored_bytes: int, scheme: str, limits: Limits) -> None:
+    """Refuse an image that claims to expand more than any sound one does."""
+    if pixel_bytes > max(limits.image_trusted_bytes, limits.image_expansion * stored_bytes):
+        what = f"{stored_bytes} bytes ({scheme}) claim to hold {pixel_bytes} bytes of pixels"
+        raise over_limit(what, "image_expansion")
 
 
 def check_apart(regions: list[Region], directory: Directory, layout: Layout) -> None:
-    """Refuse pixels that lie upon the header or upon tags, and compressed pixels that another page shares.
+    """Refuse pixels that lie upon the header or upon tags; compressed pixels that another page shares are left to GDAL.
 
     The first would make the frame unreadable without the pixels; the second would let moved segments
     damage another page.
@@ -132,22 +154,32 @@ def check_apart(regions: list[Region], directory: Directory, layout: Layout) -> 
     if not regions:
         return
     ends = [offset + length for offset, length in regions]
-    _refuse_overlap(regions, ends, [(0, directory.form.header_bytes), *directory.ranges()], "the tags")
+    place = _overlap(regions, ends, [(0, directory.form.header_bytes), *directory.ranges()])
+    if place is not None:
+        raise damaged(f"the pixels lie upon the tags (byte {place})")
     later = list(iter_later_directories(directory))
     if layout.scheme != NONE:
         others = [*later, *iter_sub_directories([directory, *later])]
-        _refuse_overlap(regions, ends, (r for other in others for r in _used_ranges(other)), "another page")
+        if _overlap(regions, ends, (r for other in others for r in _used_ranges(other))) is not None:
+            raise unsupported("compressed pixels that another page shares")
 
 
-def _refuse_overlap(regions: list[Region], ends: list[int], ranges: Iterable[tuple[int, int]], what: str) -> None:
+def _overlap(regions: list[Region], ends: list[int], ranges: Iterable[tuple[int, int]]) -> int | None:
+    """Return the beginning of the first range that lies upon a region."""
     for begin, end in ranges:
         nearest = bisect_right(ends, begin)
         if nearest < len(regions) and regions[nearest][0] < end:
-            raise damaged(f"the pixels lie upon {what} (byte {begin})")
+            return begin
+    return None
 
 
 def _used_ranges(directory: Directory) -> Iterator[tuple[int, int]]:
     yield from directory.ranges()
+    yield from iter_segments(directory)
+
+
+def iter_segments(directory: Directory) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of every strip and tile that a page of any layout lists."""
     for where, length in ((STRIP_OFFSETS, STRIP_COUNTS), (TILE_OFFSETS, TILE_COUNTS)):
         offsets, counts = directory.integers(where), directory.integers(length)
         if offsets.size == counts.size:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 
 SKIP_HINT = "--on-error=skip leaves such a sample out"
+DAMAGED, UNSUPPORTED, OVER_LIMIT = "image-damaged", "image-unsupported", "image-limit"  # rules
 #: Directories and their values may fill a file some times over (pages may share values), not without bound.
 LIMIT_SHARING = 4
 LIMIT_VALUES = 1 << 20  # of a tag that is read as Python numbers; tables of segments are read as arrays
@@ -32,6 +33,7 @@ KINDS: dict[int, tuple[int, str]] = {
     9: (4, "i"), 10: (8, "2i"), 11: (4, "f"), 12: (8, "d"), 13: (4, "I"), 16: (8, "Q"), 17: (8, "q"), 18: (8, "Q"),
 }  # fmt: skip
 ASCII, SHORT, LONG, DOUBLE, LONG8 = 2, 3, 4, 12, 16
+WHOLE = frozenset({1, 3, 4, 6, 7, 8, 9, 13, 16, 17, 18})  # types of whole numbers
 SUB_DIRECTORIES = (330, 34665, 34853)  # tags of SubIFDs, Exif, GPS
 CLASSIC, BIG = 42, 43  # the number that follows the byte order
 CLASSIC_HEADER_BYTES, BIG_HEADER_BYTES = 8, 16
@@ -39,12 +41,18 @@ CLASSIC_HEADER_BYTES, BIG_HEADER_BYTES = 8, 16
 
 def damaged(what: str) -> ImageError:
     """Make the error for a file that is broken."""
-    return ImageError(f"damaged TIFF: {what}", hint=SKIP_HINT)
+    return ImageError(f"damaged TIFF: {what}", hint=SKIP_HINT, rule=DAMAGED)
 
 
 def unsupported(layout: str) -> ImageError:
     """Make the error for a sound file of a layout that could not be given back."""
-    return ImageError(f"TIFF layout that cannot be given back: {layout}", hint=SKIP_HINT)
+    return ImageError(f"TIFF layout that cannot be given back: {layout}", hint=SKIP_HINT, rule=UNSUPPORTED)
+
+
+def over_limit(what: str, limit: str) -> ImageError:
+    """Make the error for a file above a limit; ``limit`` is its name."""
+    hint = f"raise it with --limit {limit}=... if you trust the file; {SKIP_HINT}"
+    return ImageError(f"TIFF above a limit: {what}", hint=hint, rule=OVER_LIMIT)
 
 
 class Entry(NamedTuple):
@@ -120,14 +128,17 @@ class Directory:
         repeat = f"{entry.number}{code}" if len(code) == 1 else code * entry.number
         return struct.unpack_from(self.form.order + repeat, self.data, entry.offset)
 
+    def whole(self, tag: int) -> tuple[int, ...]:
+        """Numbers of a tag, which must be whole ones."""
+        values = self.values(tag)
+        if values and self.entries[tag].kind not in WHOLE:
+            raise damaged(f"tag {tag} is not a whole number")
+        return values
+
     def integer(self, tag: int, default: int) -> int:
         """First number of a tag, which must be a whole one."""
-        values = self.values(tag)
-        if not values:
-            return default
-        if not isinstance(values[0], int):
-            raise damaged(f"tag {tag} is not a whole number")
-        return values[0]
+        values = self.whole(tag)
+        return values[0] if values else default
 
     def integers(self, tag: int) -> npt.NDArray[np.int64]:
         """All numbers of a tag as int64, without a Python object for each."""
@@ -166,13 +177,13 @@ def read_header(data: Buffer) -> tuple[Form, int]:
     """
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     if order is None or len(data) < CLASSIC_HEADER_BYTES:
-        raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT)
+        raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT, rule=DAMAGED)
     (magic,) = struct.unpack_from(order + "H", data, 2)
     if magic == CLASSIC:
         return Form(order, big=False), struct.unpack_from(order + "I", data, 4)[0]
     if magic == BIG and len(data) >= BIG_HEADER_BYTES and struct.unpack_from(order + "HH", data, 4) == (8, 0):
         return Form(order, big=True), struct.unpack_from(order + "Q", data, 8)[0]
-    raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT)
+    raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT, rule=DAMAGED)
 
 
 def read_directory(data: Buffer, form: Form, offset: int) -> Directory:

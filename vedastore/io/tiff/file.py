@@ -1,0 +1,287 @@
+"""One TIFF file <-> pixels and envelope: the verbs of this package, and the proof that they are inverses.
+
+A file is taken apart where its layout is known here: pixels out, frame kept. A file of any other layout that GDAL reads
+is kept whole beside its pixels. Both ways end in the same envelope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vedastore.errors import ImageError
+from vedastore.io.tiff.codecs import cut, encoders, find_encoder
+from vedastore.io.tiff.envelope import DECODED, EQUIVALENT, EXACT, Envelope, cut_frame, pack_padding, parse_envelope
+from vedastore.io.tiff.georeference import Affine, read_crs, read_transform
+from vedastore.io.tiff.image import Bytes, Image, Pixels, check_sparse, pack, parse_image, read_pixels
+from vedastore.io.tiff.layout import COMPRESSION, DEFLATE, LOSSY, NODATA, NONE, name_scheme
+from vedastore.io.tiff.rewrite import rewrite
+from vedastore.io.tiff.segments import Segments, check_apart, gather
+from vedastore.io.tiff.structure import UNSUPPORTED, Directory, over_limit, read_first_directory, unsupported
+from vedastore.io.tiff.verbatim import read_verbatim
+from vedastore.model import DEFAULT_LIMITS
+
+if TYPE_CHECKING:
+    from vedastore.model import Fidelity, Limits
+
+COPY, VERBATIM = "copy", "verbatim"  # the "encoders" of uncompressed files, and of those that are kept whole
+ROOM = 4  # a file's pixels may fill so many times the bytes that they have in memory: badly compressed, padded
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedTiff:
+    """What a TIFF file is.
+
+    Parameters
+    ----------
+    pixels : array
+        First image, (band, y, x), C-contiguous, little-endian; may be read-only.
+    envelope : bytes
+        Everything that the file is besides those pixels.
+    fidelity : {"exact", "equivalent", "decoded"}
+        What `encode` gives back: the same bytes; the same pixels, tags, scheme and layout; or, for a lossy file,
+        the decoded pixels stored losslessly.
+    crs : str or None
+        ``EPSG:n`` or WKT2, as rasterio reports it.
+    transform : tuple of six floats or None
+        a, b, c, d, e, f in the order of `affine.Affine`, as rasterio reports them.
+    nodata : str or None
+        Text of the GDAL_NODATA tag.
+    compressed : bool
+        Whether the bytes that come back depend on a codec.
+    """
+
+    pixels: Pixels
+    envelope: bytes
+    fidelity: Fidelity
+    crs: str | None
+    transform: Affine | None
+    nodata: str | None
+    compressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeInfo:
+    """What an envelope says about its file, for reports."""
+
+    fidelity: Fidelity
+    encoder: str
+    compression: str
+
+
+def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedTiff:
+    """Take a TIFF file apart, and prove that `encode` puts it together again.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    limits : Limits, optional
+
+    Raises
+    ------
+    ImageError
+        Where the file is damaged, too large, or of a layout that could not be given back.
+    """
+    try:
+        directory = read_first_directory(data)
+        pixels, envelope = _take_apart(data, directory, limits)
+        crs, transform = read_crs(directory), read_transform(directory)
+    except MemoryError:
+        raise _too_large_for_memory() from None
+    return DecodedTiff(
+        pixels=pixels,
+        envelope=envelope.dump(),
+        fidelity=envelope.fidelity,
+        crs=crs,
+        transform=transform,
+        nodata=directory.text(NODATA),
+        compressed=envelope.encoder != COPY,
+    )
+
+
+def encode(pixels: Pixels, envelope: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """Put a TIFF file together again.
+
+    Parameters
+    ----------
+    pixels : array
+        (band, y, x), as `decode` gave them.
+    envelope : bytes
+        As `decode` gave it.
+    limits : Limits, optional
+        An image above them is put together too where its pixels, which are there already, account for its size.
+
+    Returns
+    -------
+    bytes
+        The file, as its fidelity promises. An ``exact`` compressed file comes back as ``equivalent`` where another
+        version of a library compresses otherwise: compare digests where it matters.
+
+    Raises
+    ------
+    ImageError
+        Where the envelope is damaged or the pixels do not fit it.
+    """
+    try:
+        return _put_together(pixels, parse_envelope(envelope), limits)
+    except MemoryError:
+        raise _too_large_for_memory() from None
+
+
+def describe(envelope: bytes, limits: Limits = DEFAULT_LIMITS) -> EnvelopeInfo:
+    """Say what an envelope promises."""
+    parsed = parse_envelope(envelope)
+    directory = read_first_directory(parsed.skeleton(limits.member_bytes).data)
+    return EnvelopeInfo(parsed.fidelity, parsed.encoder, name_scheme(directory.integer(COMPRESSION, NONE)))
+
+
+def needs_codec(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bool:
+    """Tell whether reading the pixels takes native code other than NumPy's; also True where they cannot be read."""
+    try:
+        return _parse(read_first_directory(data), limits).layout.scheme != NONE
+    except ImageError:
+        return True
+
+
+def read_first_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Directory, Pixels]:
+    """Read tags and pixels (band, y, x) of the first image, whatever its layout."""
+    directory = read_first_directory(data)
+    try:
+        return directory, read_pixels(data, parse_image(directory, limits))[0]
+    except ImageError as error:
+        if error.rule != UNSUPPORTED:
+            raise
+    return directory, read_verbatim(data, directory, limits)
+
+
+def _too_large_for_memory() -> ImageError:
+    return over_limit("an image larger than the memory", "image_bytes")
+
+
+def _parse(directory: Directory, limits: Limits) -> Image:
+    image = parse_image(directory, limits)
+    check_apart(list(image.regions), directory, image.layout)
+    return image
+
+
+def _take_apart(data: bytes, directory: Directory, limits: Limits) -> tuple[Pixels, Envelope]:
+    """Cut the file into pixels and frame; where that is not possible, keep it whole."""
+    try:
+        return _cut(data, _parse(directory, limits), limits)
+    except ImageError as error:
+        if error.rule != UNSUPPORTED:
+            raise
+    pixels = read_verbatim(data, directory, limits)
+    envelope = Envelope(EXACT, VERBATIM, len(data), (), data, b"")
+    _put_together(pixels, envelope, limits)  # reads it again: a decoder that is not sure gives two answers
+    return pixels, envelope
+
+
+def _cut(data: bytes, image: Image, limits: Limits) -> tuple[Pixels, Envelope]:
+    layout = image.layout
+    pixels, padding, raw = read_pixels(data, image)
+    frame = cut_frame(data, image.regions)
+    envelope = Envelope(EXACT, COPY, len(data), image.regions, frame, pack_padding(padding))
+    if layout.scheme in LOSSY:
+        envelope = replace(envelope, fidelity=DECODED, encoder=next(iter(encoders(DEFLATE))))
+    elif _comes_back(pixels, padding, raw, image):
+        encoder = COPY if layout.scheme == NONE else _find_encoder(data, raw, image)
+        if encoder:
+            return pixels, replace(envelope, encoder=encoder)
+        envelope = replace(envelope, fidelity=EQUIVALENT, encoder=next(iter(encoders(layout.scheme))))
+    else:
+        raise unsupported("samples that do not come back byte for byte")
+    _prove_equivalent(pixels, envelope, limits)
+    return pixels, envelope
+
+
+def _comes_back(pixels: Pixels, padding: bytes, raw: Bytes, image: Image) -> bool:
+    """Prove that the pixels give the decoded segments again."""
+    again = pack(pixels, padding, image.layout)
+    if not image.segments.sparse:
+        return np.array_equal(again, raw)
+    pairs = zip(cut(again, image.segments), cut(raw, image.segments), strict=True)
+    return all(np.array_equal(one, other) for one, other in pairs)
+
+
+def _find_encoder(data: bytes, raw: Bytes, image: Image) -> str | None:
+    segments = image.segments
+    present = np.flatnonzero(segments.stored).tolist()
+    stored = [gather(np.frombuffer(data, np.uint8), segments, index) for index in present]
+    return find_encoder(cut(raw, segments), stored, image.layout)
+
+
+def _prove_equivalent(pixels: Pixels, envelope: Envelope, limits: Limits) -> None:
+    rebuilt = _put_together(pixels, envelope, limits)
+    again, _, _ = read_pixels(rebuilt, parse_image(read_first_directory(rebuilt), limits))
+    if again.dtype != pixels.dtype or again.tobytes() != pixels.tobytes():
+        raise unsupported("a compressed layout whose pixels do not come back")
+
+
+def _put_together(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
+    limits = _roomy(limits, pixels)
+    if envelope.encoder == VERBATIM:
+        return _give_whole(pixels, envelope, limits)
+    skeleton = envelope.skeleton(max(limits.member_bytes, ROOM * pixels.nbytes))
+    image = parse_image(read_first_directory(skeleton.data), limits)
+    layout, segments = image.layout, image.segments
+    shape = layout.bands, layout.height, layout.width
+    if pixels.shape != shape or pixels.dtype.newbyteorder("<") != layout.native:
+        raise ImageError(f"pixels {pixels.shape} {pixels.dtype} in an envelope of {shape} {layout.native}")
+    if image.regions != envelope.regions:
+        raise ImageError("damaged envelope of an image (its regions are not those of its tags)")
+    if layout.scheme in LOSSY:
+        layout = replace(layout, scheme=DEFLATE)
+    raw = pack(pixels, envelope.padding(layout.raw_bytes - pixels.nbytes), layout)
+    if segments.sparse:
+        check_sparse(pixels, image)
+    if layout.scheme == NONE:
+        return _fill(skeleton, raw, image)
+    raws = cut(raw, segments)
+    encode_all = encoders(layout.scheme).get(envelope.encoder)
+    if encode_all is None:
+        raise ImageError(f"an envelope whose encoder is unknown here: {envelope.encoder}")
+    encoded = list(encode_all(raws, layout))
+    if envelope.fidelity == EXACT:
+        if [len(e) for e in encoded] == segments.stored[segments.stored > 0].tolist():
+            return _place(skeleton, [np.frombuffer(segment, np.uint8) for segment in encoded], segments)
+        encoded = list(next(iter(encoders(layout.scheme).values()))(raws, layout))
+    return rewrite(skeleton, image.directory, image.layout, segments, encoded)
+
+
+def _roomy(limits: Limits, pixels: Pixels) -> Limits:
+    """Allow what pixels that were let in need: the limits are for those that only a file speaks of."""
+    image_bytes = max(limits.image_bytes, ROOM * pixels.nbytes)
+    return replace(limits, image_bytes=image_bytes, image_trusted_bytes=image_bytes)
+
+
+def _give_whole(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
+    """Give a file that was kept whole, once it is proved that it still holds these pixels."""
+    if envelope.regions or envelope.residue:
+        raise ImageError("damaged envelope of an image (a file that is kept whole has no room for pixels)")
+    again = read_verbatim(envelope.frame, read_first_directory(envelope.frame), limits)
+    if (
+        again.dtype != pixels.dtype.newbyteorder("<")
+        or again.shape != pixels.shape
+        or again.tobytes() != pixels.tobytes()
+    ):
+        raise ImageError(f"the pixels {pixels.shape} {pixels.dtype} are not those of the file that is kept with them")
+    return envelope.frame
+
+
+def _fill(skeleton: Bytes, raw: Bytes, image: Image) -> bytes:
+    segments = image.segments
+    if not segments.sparse and segments.contiguous():
+        begin = int(segments.offsets[0])
+        skeleton[begin : begin + raw.size] = raw
+        return skeleton.tobytes()
+    return _place(skeleton, cut(raw, segments), segments)
+
+
+def _place(skeleton: Bytes, stored: list[Bytes], segments: Segments) -> bytes:
+    for begin, segment in zip(segments.offsets[segments.stored > 0].tolist(), stored, strict=True):
+        skeleton[begin : begin + segment.size] = segment
+    return skeleton.tobytes()
