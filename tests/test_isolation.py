@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.builders import assert_store_ok, geotiff, make_release, pixels_of
 from vedastore.errors import ImageError
 from vedastore.io import isolation
 
@@ -163,3 +164,55 @@ def test_a_script_without_a_main_guard_can_call(tmp_path):
     script.write_text("import os\nfrom vedastore.io import isolation\nprint(isolation.call(9, 2**29, abs, -5))\n")
     done = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True)
     assert done.stdout == "5\n"
+
+
+def crashing_interpreter(folder):
+    """A Python whose Deflate decoder dies of a segmentation fault where it meets a marker, as a broken codec would."""
+    (folder / "sitecustomize.py").write_text(
+        """if True:
+        import ctypes, sys, importlib.abc, importlib.machinery
+
+        class Finder(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name != "imagecodecs":
+                    return None
+                sys.meta_path.remove(self)
+                import imagecodecs
+                sound = imagecodecs.deflate_decode
+
+                def deflate_decode(data, **options):
+                    decoded = sound(data, **options)
+                    if bytes(decoded[:8]) == b"CRASH!!!":
+                        ctypes.string_at(0)
+                    return decoded
+
+                imagecodecs.deflate_decode = deflate_decode
+                return imagecodecs.__spec__
+
+        sys.meta_path.insert(0, Finder())
+        """
+    )
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_codec_that_crashes_costs_one_sample(tmp_path, skip):
+    release = make_release(4, shape=(1, 16, 16), task="classification", compress="deflate")
+    bait = pixels_of((1, 16, 16))
+    bait.reshape(-1)[:8] = np.frombuffer(b"CRASH!!!", "u1")
+    release.members["ts_104-1.0.1/images/2.tif"] = geotiff(bait, compress="deflate")
+    source = release.tar_gz(tmp_path / "r.tar.gz")
+    store = tmp_path / "r.zarr"
+    command = [sys.executable, "-m", "vedastore.cli", "convert", source, store, *(["--on-error=skip"] if skip else [])]
+    (tmp_path / "site").mkdir()
+    environment = crashing_interpreter(tmp_path / "site")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if not skip:
+        assert done.returncode == 3, done.stderr
+        assert "images/2.tif: the codec that decodes it crashed (SIGSEGV)" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not store.exists()
+        return
+    assert done.returncode == 1, done.stderr
+    assert "skipped 2: the codec that decodes it crashed (SIGSEGV)" in done.stdout
+    assert [s.id for s in assert_store_ok(store)] == ["0", "1", "3"]

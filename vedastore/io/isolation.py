@@ -23,11 +23,15 @@ from vedastore.errors import ImageError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vedastore.model import Limits
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 BASE_BYTES: Final = 2 * 2**30
 """Address space of a child besides what a call needs: libraries, their threads' stacks and arenas."""
+_COPIES: Final = 8
+"""How often an image may be in memory while it is decoded, encoded again, and compared."""
 _LENGTH: Final = struct.Struct("<Q")
 _START: Final = "import sys; from pickle import load; sys.path[:] = load(sys.stdin.buffer); \
 from vedastore.io.isolation import serve; serve()"
@@ -81,6 +85,13 @@ def call(
     if ok:
         return cast("Result", value)
     raise value
+
+
+def with_codecs(
+    limits: Limits, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result:
+    """Make a call that decodes one or two images within the limits on time and size."""
+    return call(limits.image_seconds, _COPIES * limits.image_bytes, function, *args, **kwargs)
 
 
 class _Child:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vedastore.io.isolation import with_codecs
 from vedastore.io.tiff.file import read_first_image
 from vedastore.io.tiff.layout import STRIP_COUNTS, STRIP_OFFSETS, TILE_COUNTS, TILE_OFFSETS
 from vedastore.io.tiff.segments import iter_segments
@@ -50,6 +51,10 @@ def differences(a: bytes, b: bytes, limits: Limits = DEFAULT_LIMITS) -> list[str
     ImageError
         Where one of them cannot be read.
     """
+    return with_codecs(limits, _differences, a, b, limits)
+
+
+def _differences(a: bytes, b: bytes, limits: Limits) -> list[str]:
     (first, pixels), (second, others) = read_first_image(a, limits), read_first_image(b, limits)
     pages = _pages(first), _pages(second)
     below = [list(iter_sub_directories(directories)) for directories in pages]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vedastore.errors import ImageError
+from vedastore.io.isolation import with_codecs
 from vedastore.io.tiff.codecs import cut, encoders, find_encoder
 from vedastore.io.tiff.envelope import DECODED, EQUIVALENT, EXACT, Envelope, cut_frame, pack_padding, parse_envelope
 from vedastore.io.tiff.georeference import Affine, read_crs, read_transform
@@ -138,14 +139,6 @@ def describe(envelope: bytes, limits: Limits = DEFAULT_LIMITS) -> EnvelopeInfo:
     return EnvelopeInfo(parsed.fidelity, parsed.encoder, name_scheme(directory.integer(COMPRESSION, NONE)))
 
 
-def needs_codec(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bool:
-    """Tell whether reading the pixels takes native code other than NumPy's; also True where they cannot be read."""
-    try:
-        return _parse(read_first_directory(data), limits).layout.scheme != NONE
-    except ImageError:
-        return True
-
-
 def read_first_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Directory, Pixels]:
     """Read tags and pixels (band, y, x) of the first image, whatever its layout."""
     directory = read_first_directory(data)
@@ -168,12 +161,28 @@ def _parse(directory: Directory, limits: Limits) -> Image:
 
 
 def _take_apart(data: bytes, directory: Directory, limits: Limits) -> tuple[Pixels, Envelope]:
-    """Cut the file into pixels and frame; where that is not possible, keep it whole."""
+    """Cut the file into pixels and frame; where that is not possible, keep it whole.
+
+    NumPy alone touches the pixels of an uncompressed file; codecs touch all others, in a process that may crash.
+    """
+    image = None
     try:
-        return _cut(data, _parse(directory, limits), limits)
+        image = _parse(directory, limits)
+        if image.layout.scheme == NONE:
+            return _cut(data, image, limits)
     except ImageError as error:
         if error.rule != UNSUPPORTED:
             raise
+    return with_codecs(limits, _decode_apart, data, directory, image, limits)
+
+
+def _decode_apart(data: bytes, directory: Directory, image: Image | None, limits: Limits) -> tuple[Pixels, Envelope]:
+    if image is not None and image.layout.scheme != NONE:
+        try:
+            return _cut(data, image, limits)
+        except ImageError as error:
+            if error.rule != UNSUPPORTED:
+                raise
     pixels = read_verbatim(data, directory, limits)
     envelope = Envelope(EXACT, VERBATIM, len(data), (), data, b"")
     _put_together(pixels, envelope, limits)  # reads it again: a decoder that is not sure gives two answers
@@ -262,7 +271,7 @@ def _give_whole(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
     """Give a file that was kept whole, once it is proved that it still holds these pixels."""
     if envelope.regions or envelope.residue:
         raise ImageError("damaged envelope of an image (a file that is kept whole has no room for pixels)")
-    again = read_verbatim(envelope.frame, read_first_directory(envelope.frame), limits)
+    again = with_codecs(limits, read_verbatim, envelope.frame, read_first_directory(envelope.frame), limits)
     if (
         again.dtype != pixels.dtype.newbyteorder("<")
         or again.shape != pixels.shape

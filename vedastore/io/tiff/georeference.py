@@ -9,8 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from vedastore.io.isolation import with_codecs
 from vedastore.io.tiff.directories import Value, new_tiff
 from vedastore.io.tiff.gdal import MATRIX, PIXEL_SCALE, TIE_POINTS, open_tiff, placeholder
+from vedastore.model import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from vedastore.io.tiff.structure import Directory
@@ -97,7 +99,12 @@ def _has_control_points(directory: Directory) -> bool:
 
 @lru_cache(maxsize=1024)
 def _interpret(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
-    """Ask GDAL, with a TIFF of one pixel that has these tags."""
+    """Ask GDAL, once for each distinct georeferencing, and in a process that PROJ may take down."""
+    return with_codecs(DEFAULT_LIMITS, _ask_gdal, order, tags)
+
+
+def _ask_gdal(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
+    """Ask with a TIFF of one pixel that has these tags."""
     image: dict[int, int | Value | None] = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
     image |= placeholder(order)
     image |= {tag: Value(kind, count, raw) for tag, kind, count, raw in tags}
