@@ -294,7 +294,7 @@ def _is_count(value: object) -> bool:
 def _is_bounds(value: object) -> bool:
     """Tell whether it is west, south, east and north; numbers that are not finite are refused when they are parsed."""
     numbers = value if isinstance(value, tuple) else ()
-    are_numbers = all(isinstance(n, float) or (isinstance(n, int) and _is_count(abs(n))) for n in numbers)
+    are_numbers = all(isinstance(n, float) or (type(n) is int and _is_count(abs(n))) for n in numbers)
     return value is None or (len(numbers) == 4 and are_numbers)  # noqa: PLR2004 - the four edges
 
 
