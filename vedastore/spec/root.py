@@ -38,7 +38,6 @@ _SIDE_LIMIT_PX: Final = 2**32
 _CHIP_LIMIT_BYTES: Final = 2**44
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _WIDE: Final = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
-_NOT_LATIN: Final = re.compile(rb"[\x80-\xff]|\\u")
 _KNOWN_VERSIONS: Final = 20
 """Versions that a message names."""
 
@@ -199,9 +198,13 @@ def parse_root(data: bytes, where: str) -> Root:
 def _check_size(data: bytes, where: str) -> None:
     """Refuse what would take too much memory, before it is parsed."""
     values = sum(data.count(sign) for sign in (b",", b"[", b"{", b":"))
-    width = 4 if _WIDE.search(data) else 2 if _NOT_LATIN.search(data) else 1
-    if len(data) > LIMIT_BYTES or values * _VALUE_BYTES + 3 * width * len(data) > _PARSED_LIMIT_BYTES:
-        raise StoreError(f"the root document is too large, {len(data)} bytes", where=where)
+    needed = values * _VALUE_BYTES + 3 * len(data)
+    if max(len(data) - LIMIT_BYTES, needed - _PARSED_LIMIT_BYTES) <= 0:
+        width = 1 if data.isascii() and b"\\u" not in data else 4 if _WIDE.search(data) else 2
+        needed += 3 * (width - 1) * len(data)
+        if needed <= _PARSED_LIMIT_BYTES:
+            return
+    raise StoreError(f"the root document is too large, {len(data)} bytes", where=where)
 
 
 def _refuse_constant(name: str) -> NoReturn:

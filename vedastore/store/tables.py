@@ -15,6 +15,7 @@ from vedastore.errors import StoreError
 from vedastore.io import geometry
 from vedastore.spec import keys
 from vedastore.spec.root import IndexFile
+from vedastore.spec.rules import RULES
 from vedastore.spec.tables import GEOMETRY_COLUMNS, LENGTHS, NULLABLE, SCHEMAS, geo_metadata
 
 if TYPE_CHECKING:
@@ -287,13 +288,20 @@ class TableReader:
             if column.null_count and name not in NULLABLE[self._table]:
                 raise self._damaged(f"its column {name} lacks values")
             if isinstance(kind, list):
-                lengths = set(pc.unique(pc.list_value_length(column)).to_pylist()) if name in LENGTHS else set()
-                if pc.list_flatten(column).null_count or lengths - {None, LENGTHS.get(name)}:
+                least, most = self._lengths(name)
+                lengths = pc.min_max(pc.list_value_length(column)).as_py()
+                sound = lengths["min"] is None or least <= lengths["min"] <= lengths["max"] <= most
+                if not sound or pc.list_flatten(column).null_count:
                     raise self._damaged(f"its column {name} has lists of another length, or that lack values")
         if {"bucket", "row"} <= set(found.column_names):
             self._check_rows(found)
         if "position" in found.column_names:
             self._check_positions(found.column("position").to_numpy(), groups)
+
+    def _lengths(self, column: str) -> tuple[int, int]:
+        """Return the least and the greatest length of a column's lists."""
+        most = {"classes": len(self._version.classes), "flags": len(RULES)}
+        return (LENGTHS[column], LENGTHS[column]) if column in LENGTHS else (0, most[column])
 
     def _check_rows(self, found: Any) -> None:
         """Check that every sample's pixels are in a row that its bucket has."""

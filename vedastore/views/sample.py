@@ -10,7 +10,7 @@ import numpy as np
 from vedastore.errors import LabelError, StoreError, escape
 from vedastore.io import geometry
 from vedastore.io.geojson import parse_json
-from vedastore.views.dataset import parse_nodata
+from vedastore.views.dataset import parse_nodata, write_crs
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,14 +61,13 @@ class Sample:
 
         row = self._row
         pixels = self._snapshot.chips(row["bucket"]).read(row["row"])
-        image = xr.DataArray(
+        image: xr.DataArray = xr.DataArray(
             pixels, dims=("band", "y", "x"), coords={"band": np.arange(1, len(pixels) + 1)}, name="image"
         )
         nodata = parse_nodata(row["nodata"], str(pixels.dtype))
         if nodata is not None:
             image = image.rio.write_nodata(nodata)
-        if row["crs"] is not None:
-            image = image.rio.write_crs(row["crs"])
+        image = write_crs(image, row["crs"], self._snapshot.objects.url)
         if row["transform"] is not None:
             transform = Affine(*row["transform"])
             if transform.b == transform.d == 0:
