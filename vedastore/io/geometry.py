@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
+
+from vedastore.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,14 +16,49 @@ if TYPE_CHECKING:
     from vedastore.model import Affine6
 
 LONLAT = "EPSG:4326"
-_TYPES = {3: "Polygon", 6: "MultiPolygon"}
+_POLYGON_KIND: Final = 3
+_MULTI_POLYGON_KIND: Final = 6
+_TYPES = {_POLYGON_KIND: "Polygon", _MULTI_POLYGON_KIND: "MultiPolygon"}
+_POLYGON: Final = struct.pack("<BI", 1, _POLYGON_KIND)
 
 
 def parse_wkb(geometries: Sequence[bytes | None]) -> Any:
-    """Return an object array of shapes, None where there is no geometry."""
+    """Return an object array of shapes, None where there is no geometry.
+
+    Raises
+    ------
+    StoreError
+        For what is no WKB of a Polygon or MultiPolygon: only a store's own geometries are read here.
+    """
     import shapely
 
-    return shapely.from_wkb(np.array(geometries, dtype=object))
+    if not all(g is None or g[:5] == _POLYGON or _is_area(g) for g in geometries):
+        raise StoreError("a geometry is damaged: it is no Polygon or MultiPolygon")
+    array = np.empty(len(geometries), dtype=object)
+    array[:] = geometries
+    try:
+        return shapely.from_wkb(array)
+    except shapely.errors.ShapelyError as error:
+        raise StoreError(f"a geometry is damaged: {error}") from None
+
+
+def _is_area(data: bytes) -> bool:
+    """Tell whether WKB is a Polygon, or a MultiPolygon of nothing else: GEOS follows nesting until its stack ends."""
+    try:
+        order = "<" if data[0] else ">"
+        kind, count = struct.unpack_from(f"{order}II", data, 1)
+        dimensions, kind = (2, 3, 3, 4)[kind // 1000], kind % 1000
+        at = 9
+        for _ in range(count if kind == _MULTI_POLYGON_KIND else 0):
+            part, rings = struct.unpack_from(f"{order}II", data, at + 1)
+            if part % 1000 != _POLYGON_KIND or data[at] != data[0]:
+                return False
+            at += 9
+            for _ in range(rings):
+                at += 4 + 8 * dimensions * struct.unpack_from(f"{order}I", data, at)[0]
+    except (struct.error, IndexError):
+        return False
+    return kind in (_POLYGON_KIND, _MULTI_POLYGON_KIND)
 
 
 def dump_wkb(shapes: Any) -> list[bytes | None]:

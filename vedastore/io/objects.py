@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,9 +69,12 @@ class LocalObjects:
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object, or a part of it."""
         with self._translated(key):
-            descriptor = os.open(self.path / key, os.O_RDONLY)
+            descriptor = os.open(self.path / key, os.O_RDONLY | os.O_NONBLOCK)  # NONBLOCK: a FIFO would wait for ever
             try:
-                wanted = os.fstat(descriptor).st_size - start if length is None else length
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise StoreError("the object is no regular file", where=f"{self.url}/{key}")
+                wanted = status.st_size - start if length is None else length
                 data = os.pread(descriptor, wanted, start)
                 while len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), start + len(data))):
                     data += more

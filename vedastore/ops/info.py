@@ -40,7 +40,7 @@ class InfoReport:
             "fidelity": version.fidelity,
             "content": version.content,
             "created": version.created,
-            "source": version.source,
+            "source": {"url": None} | version.source,
             "skipped": list(version.skipped),
             "findings": list(version.findings),
         }

@@ -6,17 +6,20 @@ import hashlib
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pyarrow.compute as pc
 
 from vedastore.errors import StoreError
+from vedastore.io import geometry
 from vedastore.model import DEFAULT_LIMITS, Finding, Limits
 from vedastore.ops.comparison import Comparison
 from vedastore.ops.rebuild import Rebuilt, iter_rebuilt
 from vedastore.ops.workers import open_executor
 from vedastore.spec import arrays, keys
 from vedastore.spec.root import dump_json, dump_root
+from vedastore.spec.tables import GEOMETRY_COLUMNS
 from vedastore.store.commit import read_root
 from vedastore.store.shards import read_shard_index
 
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
     from vedastore.store.snapshot import Snapshot
 
 
-_READ_BYTES = 8 * 2**20
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+_READ_BYTES: Final = 8 * 2**20
+_ABSENT_SHARDS: Final = 1000
+"""Shards of a bucket that are looked for in vain before the rest is taken for absent too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +105,35 @@ def _check_metadata(snapshot: Snapshot) -> Iterator[Finding]:
         expected |= {key: dump_json(document) for key, document in documents.items()}
     for key, wanted in expected.items():
         try:
-            if snapshot.objects.read(key) != wanted:
+            if snapshot.objects.size(key) != len(wanted) or snapshot.objects.read(key) != wanted:
                 yield Finding("metadata", "the metadata is not what the root document says", key)
         except StoreError as error:
             yield Finding("metadata", error.message, key)
 
 
 def _check_index(snapshot: Snapshot) -> Iterator[Finding]:
-    for file in snapshot.version.index.values():
+    """Check the bytes of every index file, and every value in it: what follows can rely on them."""
+    for table, file in snapshot.version.index.items():
         digest = hashlib.sha256()
         try:
             for start in range(0, file.bytes, _READ_BYTES):
                 digest.update(snapshot.objects.read(file.key, start, min(_READ_BYTES, file.bytes - start)))
             if snapshot.objects.size(file.key) != file.bytes or digest.hexdigest() != file.sha256:
                 yield Finding("index", "the index file is not the one that was committed", file.key)
+            for batch in snapshot.table(table).iter_batches():
+                for column in GEOMETRY_COLUMNS[table]:
+                    geometry.parse_wkb(batch.column(column).to_pylist())
+            if table == "samples":
+                yield from _check_samples(snapshot)
         except StoreError as error:
             yield Finding("index", error.message, file.key)
+
+
+def _check_samples(snapshot: Snapshot) -> Iterator[Finding]:
+    for column in ("id", "image_ordinal", "label_ordinal"):
+        values = snapshot.table("samples").read([column]).column(0)
+        if pc.count_distinct(values).as_py() != len(values):
+            yield Finding("index", f"two samples have the same {column}", snapshot.version.index["samples"].key)
 
 
 def _check_members(members: Iterator[Rebuilt], comparison: Comparison, counts: Counter[str]) -> Iterator[Finding]:
@@ -131,26 +150,39 @@ def _check_members(members: Iterator[Rebuilt], comparison: Comparison, counts: C
 
 def _check_rows(snapshot: Snapshot) -> Iterator[Finding]:
     """Check every shard's index, and read the rows that no sample of the version has."""
-    named = {name: np.zeros(bucket.rows, bool) for name, bucket in snapshot.version.buckets.items()}
-    for batch in snapshot.table("samples").iter_batches(["bucket", "row"]):
-        for name, row in zip(batch.column("bucket").to_pylist(), batch.column("row").to_pylist(), strict=True):
-            named[name][row] = True
+    samples = snapshot.table("samples").read(["bucket", "row"])
     for name, bucket in snapshot.version.buckets.items():
-        size = 0
+        named = np.sort(samples.filter(pc.equal(samples.column("bucket"), name)).column("row").to_numpy())
+        size = absent = 0
         for shard in range(bucket.shards):
             try:
-                read_shard_index(snapshot.objects, name, bucket.spec, shard)
+                index = read_shard_index(snapshot.objects, name, bucket.spec, shard)
                 size += snapshot.objects.size(keys.shard(name, shard)) or 0
             except StoreError as error:
                 yield Finding("shard", error.message, error.where)
+                absent += 1
+                if absent == _ABSENT_SHARDS:
+                    yield Finding("shard", f"{bucket.shards - shard - 1} more shards were not looked at", name)
+                    break
+                continue
+            yield from _check_unnamed(snapshot, name, shard, len(index) // bucket.spec.chunks_per_sample, named)
         if size != bucket.bytes:
             yield Finding("shard", f"the shards have {size} bytes instead of {bucket.bytes}", name)
-        reader = snapshot.chips(name)
-        for row in np.flatnonzero(~named[name]).tolist():
-            try:
-                reader.read(row)
-            except StoreError as error:
-                yield Finding("image", error.message, error.where)
+
+
+def _check_unnamed(snapshot: Snapshot, name: str, shard: int, held: int, named: Rows) -> Iterator[Finding]:
+    """Read the rows of a shard that the bucket has and no sample of the version names."""
+    bucket, reader = snapshot.version.buckets[name], snapshot.chips(name)
+    first = shard * bucket.spec.samples_per_shard
+    rows = range(first, min(first + bucket.spec.samples_per_shard, bucket.rows))
+    if held < len(rows):
+        yield Finding("shard", f"it holds {held} chips instead of {len(rows)}", keys.shard(name, shard))
+    of_shard = named[np.searchsorted(named, rows.start) : np.searchsorted(named, rows.stop)]
+    for row in np.setdiff1d(rows[:held], of_shard).tolist():
+        try:
+            reader.read(row)
+        except StoreError as error:
+            yield Finding("image", error.message, error.where)
 
 
 def _reported(

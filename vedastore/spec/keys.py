@@ -34,6 +34,15 @@ def is_bucket(name: str) -> bool:
     return _BUCKET.fullmatch(name) is not None
 
 
+def bucket_shape(name: str) -> str:
+    """Return a bucket's name without what tells the buckets of several writes apart.
+
+    >>> bucket_shape("uint8-3x256x256~5c0ffee1")
+    'uint8-3x256x256'
+    """
+    return name.partition("~")[0]
+
+
 def is_index(key: str) -> bool:
     """Tell whether a key is that of an index file."""
     return _INDEX.fullmatch(key) is not None

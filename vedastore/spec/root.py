@@ -8,18 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
+import reprlib
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vedastore.errors import StoreError, UsageError
+from vedastore.model import TASKS, LabelOptions
 from vedastore.spec import arrays, keys
 from vedastore.spec.arrays import ChipSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vedastore.model import Task
 
 FORMAT: Final = 1
 ATTRIBUTE: Final = "vedastore"
+LIMIT_BYTES: Final = 64 * 2**20
+"""A root document is not longer: it is read and held whole."""
+_PARSED_LIMIT_BYTES: Final = 320 * 2**20
+_VALUE_BYTES: Final = 160
+"""What one value costs while a root is parsed and its checksum computed, at most."""
+
+_COUNT_LIMIT: Final = 2**53
+_BANDS_LIMIT: Final = 2**16
+_SIDE_LIMIT_PX: Final = 2**32
+_CHIP_LIMIT_BYTES: Final = 2**44
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_WIDE: Final = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
+_KNOWN_VERSIONS: Final = 20
+"""Versions that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +52,9 @@ class IndexFile:
     rows: int
 
     def __post_init__(self) -> None:
-        if not keys.is_index(self.key):
+        if not (_is_text(self.key) and keys.is_index(self.key)):
             raise ValueError(f"{self.key!r} is no key of an index file")
+        _check(self, _INDEX_FIELDS, self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +64,9 @@ class Bucket:
     spec: ChipSpec
     rows: int
     bytes: int
+
+    def __post_init__(self) -> None:
+        _check(self, _BUCKET_FIELDS, "a bucket")
 
     @property
     def shards(self) -> int:
@@ -72,6 +96,17 @@ class Version:
     skipped: tuple[dict[str, Any], ...]
     findings: tuple[dict[str, Any], ...]
 
+    def __post_init__(self) -> None:
+        _check(self, _VERSION_FIELDS, "a version")
+        for table, rows in (("samples", self.samples), ("features", self.features)):
+            if self.index[table].rows != rows:
+                raise ValueError(f"a version's {table} are {rows}, but its index has {self.index[table].rows}")
+
+    @property
+    def label_options(self) -> LabelOptions:
+        """How the labels of its release were read."""
+        return LabelOptions(**self.source.get("options", {}).get("labels", {}))
+
     @property
     def bytes(self) -> int:
         """Bytes of all shards and index files that the version names."""
@@ -88,6 +123,8 @@ class Root:
     def __post_init__(self) -> None:
         if not self.versions:
             raise ValueError("it names no version")
+        if not (_is_text(self.write_id) and self.write_id):
+            raise ValueError(f"its write_id is {_shown(self.write_id)}")
 
     def find(self, version: str | None, where: str) -> Version:
         """Return a version by its name; the latest without one."""
@@ -96,8 +133,10 @@ class Root:
         for candidate in reversed(self.versions):
             if candidate.version == version:
                 return candidate
-        known = ", ".join(v.version for v in self.versions)
-        raise UsageError(f"there is no version {version!r}", where=where, hint=f"the store has {known}")
+        known = [v.version for v in self.versions[-_KNOWN_VERSIONS:]]
+        more = f"{len(self.versions) - len(known)} others, " if len(known) < len(self.versions) else ""
+        hint = f"the store has {more}{', '.join(known)}"
+        raise UsageError(f"there is no version {version!r}", where=where, hint=hint)
 
     def buckets(self) -> dict[str, Bucket]:
         """Return every bucket that any version names, at its greatest length."""
@@ -126,31 +165,56 @@ def dump_json(document: Any) -> bytes:
 
 
 def parse_root(data: bytes, where: str) -> Root:
-    """Read a root ``zarr.json``.
+    """Read a root ``zarr.json``: every field of it has been checked when this returns.
 
     Raises
     ------
     StoreError
         When it is no vedastore root, of a later format, or damaged.
     """
+    _check_size(data, where)
     try:
-        body = json.loads(data)["attributes"][ATTRIBUTE]
+        body = json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)["attributes"][ATTRIBUTE]
         number, checksum = body.pop("format"), body.pop("checksum")
+    except StoreError as error:
+        raise error.at(where) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         hint = "vedastore convert makes one from a release"
         raise StoreError("this is not a vedastore store", where=where, hint=hint) from None
-    if number != FORMAT:
+    if number != FORMAT or isinstance(number, bool | float):
         raise StoreError(
-            f"the store is of format {number!r}, this is vedastore for format {FORMAT}",
+            f"the store is of format {_shown(number)}, this is vedastore for format {FORMAT}",
             where=where,
             hint="update vedastore",
         )
     if checksum != _checksum({"format": number, **body}):
         raise StoreError("the root document is damaged: its checksum does not fit", where=where)
     try:
-        return Root(str(body["write_id"]), tuple(_parse_version(v) for v in body["versions"]))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return _parse_body(body)
+    except ValueError as error:
         raise StoreError(f"the root document is damaged: {error}", where=where) from None
+
+
+def _check_size(data: bytes, where: str) -> None:
+    """Refuse what would take too much memory, before it is parsed."""
+    values = sum(data.count(sign) for sign in (b",", b"[", b"{", b":"))
+    needed = values * _VALUE_BYTES + 3 * len(data)
+    if max(len(data) - LIMIT_BYTES, needed - _PARSED_LIMIT_BYTES) <= 0:
+        width = 1 if data.isascii() and b"\\u" not in data else 4 if _WIDE.search(data) else 2
+        needed += 3 * (width - 1) * len(data)
+        if needed <= _PARSED_LIMIT_BYTES:
+            return
+    raise StoreError(f"the root document is too large, {len(data)} bytes", where=where)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise StoreError(f"the root document is damaged: {name} is not JSON")
+
+
+def _parse_finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise StoreError(f"the root document is damaged: {text[:40]} is out of range")
+    return value
 
 
 def _checksum(body: dict[str, Any]) -> str:
@@ -167,14 +231,135 @@ def _dump_version(version: Version) -> dict[str, Any]:
     return document
 
 
-def _parse_version(document: dict[str, Any]) -> Version:
-    buckets = {}
-    for name, b in document["buckets"].items():
-        if not keys.is_bucket(name):
-            raise ValueError(f"{name!r} is no name of a bucket")
-        spec = ChipSpec(b["dtype"], int(b["bands"]), int(b["height"]), int(b["width"]))
-        buckets[name] = Bucket(spec, int(b["rows"]), int(b["bytes"]))
-    index = {name: IndexFile(**document["index"][name]) for name in keys.TABLES}
-    known = {f.name for f in fields(Version)}
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in known}
-    return Version(**(values | {"index": index, "buckets": buckets}))
+def _parse_body(body: dict[str, Any]) -> Root:
+    versions = _get(body, "versions", list, "it")
+    return Root(_get(body, "write_id", str, "it"), tuple(_parse_version(v) for v in versions))
+
+
+def _parse_version(document: Any) -> Version:
+    values = {f.name: _get(document, f.name, object, "a version") for f in fields(Version)}
+    for name in ("classes", "skipped", "findings", "bounds"):
+        if isinstance(values[name], list):
+            values[name] = tuple(values[name])
+        elif name != "bounds":
+            raise ValueError(f"a version's {name} is {_shown(values[name])}")
+    buckets, index = _get(document, "buckets", dict, "a version"), _get(document, "index", dict, "a version")
+    values["buckets"] = {name: _parse_bucket(name, b) for name, b in buckets.items()}
+    values["index"] = {name: _parse_index(_get(index, name, dict, "an index"), name) for name in keys.TABLES}
+    return Version(**values)
+
+
+def _parse_bucket(name: str, document: Any) -> Bucket:
+    if not keys.is_bucket(name):
+        raise ValueError(f"{_shown(name)} is no name of a bucket")
+    where = f"bucket {name}"
+    dtype = _get(document, "dtype", str, where)
+    bands, height, width = (_get(document, field, int, where) for field in ("bands", "height", "width"))
+    spec = ChipSpec(dtype, bands, height, width)
+    if keys.bucket_shape(name) != keys.bucket(dtype, bands, height, width):
+        raise ValueError(f"{where} holds chips of {dtype} {bands} x {height} x {width}")
+    return Bucket(spec, _get(document, "rows", int, where), _get(document, "bytes", int, where))
+
+
+def _parse_index(document: dict[str, Any], table: str) -> IndexFile:
+    known = {f.name for f in fields(IndexFile)}
+    if foreign := sorted(set(document) - known):
+        raise ValueError(f"an index file has the unknown field {_shown(foreign[0])}")
+    file = IndexFile(**{name: _get(document, name, object, "an index file") for name in known})
+    if not file.key.endswith(f"/{table}.parquet"):
+        raise ValueError(f"{_shown(file.key)} is no key of an index file of {table}")
+    return file
+
+
+def _get(document: Any, field: str, kind: type, where: str) -> Any:
+    """Return a field of a document; ValueError where it is absent or of another kind."""
+    if not isinstance(document, dict):
+        raise ValueError(f"{where} is {_shown(document)}")  # noqa: TRY004 - what is read is wrong, not the call
+    if field not in document:
+        raise ValueError(f"{where} has no {field}")
+    value = document[field]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where} has a {field} that is {_shown(value)}")
+    return value
+
+
+# What the fields of a root may be, each one told by a function.
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _COUNT_LIMIT
+
+
+def _is_bounds(value: object) -> bool:
+    """Tell whether it is west, south, east and north; numbers that are not finite are refused when they are parsed."""
+    numbers = value if isinstance(value, tuple) else ()
+    are_numbers = all(isinstance(n, float) or (type(n) is int and _is_count(abs(n))) for n in numbers)
+    return value is None or (len(numbers) == 4 and are_numbers)  # noqa: PLR2004 - the four edges
+
+
+def _is_chip(value: object) -> bool:
+    return (
+        isinstance(value, ChipSpec)
+        and value.bands < _BANDS_LIMIT
+        and max(value.height, value.width) < _SIDE_LIMIT_PX
+        and math.prod(value.shape) * value.itemsize <= _CHIP_LIMIT_BYTES
+    )
+
+
+def _is_source(value: object) -> bool:
+    """Tell whether it is a dictionary in which those entries that are read are what they should be."""
+    if not isinstance(value, dict) or not isinstance(value.get("url", ""), str):
+        return False
+    options = value.get("options", {})
+    labels = options.get("labels", {}) if isinstance(options, dict) else None
+    known = {f.name for f in fields(LabelOptions)}
+    return isinstance(labels, dict) and all(k in known and (v is None or _is_text(v)) for k, v in labels.items())
+
+
+def _dict_of(holds: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(_is_text(k) and holds(v) for k, v in value.items())
+
+
+def _tuple_of(holds: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, tuple) and all(holds(v) for v in value)
+
+
+_INDEX_FIELDS: Final[dict[str, Callable[[object], bool]]] = {
+    "bytes": _is_count,
+    "sha256": lambda value: isinstance(value, str) and _SHA256.fullmatch(value) is not None,
+    "rows": _is_count,
+}
+_BUCKET_FIELDS: Final[dict[str, Callable[[object], bool]]] = {"spec": _is_chip, "rows": _is_count, "bytes": _is_count}
+_VERSION_FIELDS: Final[dict[str, Callable[[object], bool]]] = {
+    "version": _is_text,
+    "parent": lambda value: value is None or _is_text(value),
+    "created": _is_text,
+    "name": _is_text,
+    "task": lambda value: value in TASKS,
+    "classes": _tuple_of(_is_text),
+    "label_coords": lambda value: value is None or value in ("pixel", "geographic"),
+    "samples": _is_count,
+    "features": _is_count,
+    "bounds": _is_bounds,
+    "fidelity": _dict_of(_is_count),
+    "content": _dict_of(_is_text),
+    "source": _is_source,
+    "skipped": _tuple_of(_dict_of(lambda _: True)),
+    "findings": _tuple_of(_dict_of(lambda value: value is None or _is_text(value))),
+}
+
+
+def _check(record: object, known: dict[str, Callable[[object], bool]], what: str) -> None:
+    for name, holds in known.items():
+        value = getattr(record, name)
+        if not holds(value):
+            raise ValueError(f"{what} has {name} {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message shows it: short, whatever it is."""
+    return reprlib.repr(value)

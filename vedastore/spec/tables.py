@@ -54,6 +54,16 @@ MEMBERS: Final[dict[str, Any]] = {
 }
 SCHEMAS: Final[dict[str, dict[str, Any]]] = {"samples": SAMPLES, "features": FEATURES, "members": MEMBERS}
 
+NULLABLE: Final[dict[str, tuple[str, ...]]] = {
+    "samples": ("geometry", "bbox", "crs", "transform", "nodata", "split", "pixel_digest"),
+    "features": ("geometry", "bbox", "geometry_px", "box_px", "area_px"),
+    "members": (),
+}
+"""Columns in which a row may have no value."""
+
+LENGTHS: Final[dict[str, int]] = {"transform": 6, "box_px": 4}
+"""Lists of a fixed length."""
+
 HEAVY: Final = ("label", "envelope", "image_digest", "pixel_digest")
 """Columns of ``samples`` that only export and verification need."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.spec import keys
-from vedastore.spec.root import Root, Version, dump_root, parse_root
+from vedastore.spec.root import LIMIT_BYTES, Root, Version, dump_root, parse_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 def read_root(objects: LocalObjects) -> tuple[Root, str] | None:
     """Return a store's root document and its tag; None where there is none."""
+    size = objects.size(keys.ROOT)
+    if size is not None and size > LIMIT_BYTES:
+        where = f"{objects.url}/{keys.ROOT}"
+        raise StoreError(f"the root document is too large, {size} bytes", where=where)
     tagged = objects.read_tagged(keys.ROOT)
     return None if tagged is None else (parse_root(tagged[0], f"{objects.url}/{keys.ROOT}"), tagged[1])
 

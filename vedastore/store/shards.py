@@ -43,19 +43,22 @@ def decode_chip(chunks: Iterable[bytes], spec: ChipSpec, where: str) -> np.ndarr
     Raises
     ------
     StoreError
-        When a chunk's checksum does not fit or it does not decode to a chunk's bytes.
+        When a chunk's checksum does not fit, it does not decode to a chunk's bytes, or there is no memory for the chip.
     """
     (height, width), (rows, columns) = spec.tile, spec.tiles
-    shape = (spec.bands, height, width)
-    tiles = [
-        np.frombuffer(_decode_chunk(c, spec, where), np.dtype(spec.dtype).newbyteorder("<")).reshape(shape)
-        for c in chunks
-    ]
-    if len(tiles) == 1:
-        return tiles[0]
-    chip = np.empty((spec.bands, rows * height, columns * width), tiles[0].dtype)
-    for (row, column), tile in zip(product(range(rows), range(columns)), tiles, strict=True):
-        chip[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
+    shape, dtype = (spec.bands, height, width), np.dtype(spec.dtype).newbyteorder("<")
+    tiles = (np.frombuffer(_decode_chunk(c, spec, where), dtype).reshape(shape) for c in chunks)
+    try:
+        if rows == columns == 1:
+            (tile,) = tiles
+            return tile
+        chip = np.empty((spec.bands, rows * height, columns * width), dtype)
+        for (row, column), tile in zip(product(range(rows), range(columns)), tiles, strict=True):
+            chip[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
+    except MemoryError:
+        told = f"a chip of {spec.bands} x {spec.height} x {spec.width} {spec.dtype}"
+        hint = "use a larger machine, if you trust the store"
+        raise StoreError(f"there is no memory for {told}", where=where, hint=hint) from None
     return chip[:, : spec.height, : spec.width]
 
 
@@ -214,7 +217,7 @@ class ShardReader:
         key = keys.shard(self._bucket, shard)
         where = f"{self._objects.url}/{key}: row {row}"
         entries = self._entries(shard)[slot * per_sample : (slot + 1) * per_sample].tolist()
-        if not entries:
+        if len(entries) != per_sample:
             raise StoreError("the shard has no such row", where=where)
         start = entries[0][0]
         data = self._objects.read(key, start, sum(length for _, length in entries))

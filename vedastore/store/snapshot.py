@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vedastore.errors import StoreError
 from vedastore.io.objects import open_objects
 from vedastore.spec import keys
@@ -85,7 +87,7 @@ class Snapshot:
     def table(self, name: str) -> TableReader:
         """Return the reader of an index table."""
         if name not in self._tables:
-            self._tables[name] = TableReader(self.objects, self.version.index[name])
+            self._tables[name] = TableReader(self.objects, name, self.version)
         return self._tables[name]
 
     def chips(self, bucket: str) -> ShardReader:
@@ -115,11 +117,14 @@ class Snapshot:
     @property
     def top(self) -> str:
         """The top folder of the release; an empty text where it has none."""
-        return classify(next(self.iter_images()).member).top
+        first = next(self.iter_images(), None)
+        return "" if first is None else classify(first.member).top
 
     def iter_labels(self) -> Iterator[StoredFile]:
         """Yield every label file, in the order that they had in the release."""
         ordinals = self.table("samples").read(["label_ordinal"]).column(0).to_numpy()
+        if len(np.unique(ordinals)) != len(ordinals):
+            raise StoreError("the index gives two labels one place in the release", where=self.objects.url)
         rows = self._iter_files("samples", ("label_ordinal", "label_member", "label"))
         ordered = rows if (ordinals[1:] > ordinals[:-1]).all() else sort_by_ordinal(rows)
         return (StoredFile("label", name, ordinal, data) for ordinal, name, data in ordered)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from functools import cached_property
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from vedastore.errors import SampleNotFoundError, UsageError
+from vedastore.errors import SampleNotFoundError, UsageError, escape
+from vedastore.io import geometry
 from vedastore.model import LabelOptions
 from vedastore.ops import convert as convert_op
 from vedastore.ops import export as export_op
@@ -21,6 +21,7 @@ from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views import sample as sample_view
 from vedastore.views.dataset import build_dataset
 from vedastore.views.labels import multi_hot
+from vedastore.views.sample import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,8 +54,8 @@ class Collection:
 
     def __repr__(self) -> str:
         version = self._snapshot.version
-        classes = ", ".join(self.classes)
-        return f"<vedastore.Collection {self.name!r} {self.version}: {len(self)} samples, {version.task} of {classes}>"
+        of = f"{self.version}: {len(self)} samples, {version.task} of {', '.join(self.classes)}"
+        return f"<vedastore.Collection {self.name!r} {escape(of)}>"
 
     def __len__(self) -> int:
         return self._snapshot.version.samples if self._chosen is None else len(self._chosen)
@@ -119,7 +120,7 @@ class Collection:
     def meta(self) -> dict[str, Any] | None:
         """The release's ``meta.json``; None where it had none."""
         member = self._snapshot.read_member("meta")
-        return None if member is None else json.loads(member.data.decode("utf-8-sig"))
+        return None if member is None else read_json(member.data, f"{self.store}: {member.member}")
 
     @cached_property
     def samples(self) -> gpd.GeoDataFrame:
@@ -199,6 +200,7 @@ class Collection:
 
     @property
     def _positions(self) -> Any:
+        self._snapshot.table("samples")  # as many samples as the root document says, or else it is refused
         return np.arange(self._snapshot.version.samples) if self._chosen is None else self._chosen
 
     def _samples_at(self, positions: Any) -> list[Sample]:
@@ -214,12 +216,13 @@ class Collection:
         return self._samples_at(np.array([position]))[0]
 
 
-def _geo_frame(table: Any, geometry: tuple[str, ...]) -> gpd.GeoDataFrame:
+def _geo_frame(table: Any, shape_columns: tuple[str, ...]) -> gpd.GeoDataFrame:
     import geopandas as gpd
 
     frame = table.drop_columns(["bbox"]).to_pandas()
-    for name in geometry:
-        frame[name] = gpd.GeoSeries.from_wkb(frame[name], crs="EPSG:4326" if name == "geometry" else None)
+    for name in shape_columns:
+        shapes = geometry.parse_wkb(table.column(name).to_pylist())
+        frame[name] = gpd.GeoSeries(shapes, crs="EPSG:4326" if name == "geometry" else None)
     return gpd.GeoDataFrame(frame, geometry="geometry")
 
 

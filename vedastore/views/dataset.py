@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vedastore.errors import UsageError
+from vedastore.errors import StoreError, UsageError
 from vedastore.spec.arrays import DIMENSIONS
 from vedastore.views.labels import multi_hot
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from vedastore.store.snapshot import Snapshot
 
+_CRS = re.compile(r"EPSG:[0-9]{1,9}\Z|[A-Z][A-Z0-9_]*\[")
+_FLOAT_LIMIT = 2**1023
 _COLUMNS = ("id", "bucket", "row", "split", "crs", "transform", "nodata", "classes")
 
 
@@ -58,7 +62,8 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     nodata = set(columns["nodata"])
     if len(nodata) == 1 and (value := parse_nodata(nodata.pop(), spec.dtype)) is not None:
         dataset["image"].attrs["_FillValue"] = value
-    return _with_crs(dataset, set(columns["crs"]))
+    crs = set(columns["crs"])
+    return write_crs(dataset, crs.pop(), snapshot.objects.url) if len(crs) == 1 else dataset
 
 
 def parse_nodata(text: str | None, dtype: str) -> Any:
@@ -69,13 +74,14 @@ def parse_nodata(text: str | None, dtype: str) -> Any:
     try:
         number = int(text) if kind.kind in "iu" else float(text)
         if kind.kind in "iu" and not np.iinfo(kind).min <= number <= np.iinfo(kind).max:
-            return float(text)
+            return float(number) if abs(number) < _FLOAT_LIMIT else None
         return kind.type(number) if kind.kind in "iuf" else number
     except ValueError:
         try:
-            return float(text)
+            value = float(text)
         except ValueError:
             return None
+        return None if math.isinf(value) and kind.kind in "iu" else value
 
 
 def _choose_bucket(snapshot: Snapshot, found: Sequence[str], bucket: str | None) -> str:
@@ -141,10 +147,22 @@ def _transforms(rows: Sequence[Sequence[float] | None]) -> np.ndarray[Any, np.dt
     return np.array([row if row is not None else [np.nan] * 6 for row in rows], dtype="f8").reshape(-1, 6)
 
 
-def _with_crs(dataset: xr.Dataset, found: set[str | None]) -> xr.Dataset:
-    """Give the dataset a CF grid mapping where all samples share one CRS; their transforms stay a coordinate."""
-    if len(found) != 1 or (crs := found.pop()) is None:
-        return dataset
+def write_crs(data: Any, crs: str | None, where: str) -> Any:
+    """Return a Dataset or DataArray with a CF grid mapping, if there is a CRS.
+
+    Raises
+    ------
+    StoreError
+        When it is neither ``EPSG:n`` nor WKT: PROJ would read files that other texts name.
+    """
+    import pyproj
     import rioxarray  # noqa: F401 - registers .rio
 
-    return dataset.rio.write_crs(crs)  # type: ignore[no-any-return]
+    if crs is None:
+        return data
+    if not _CRS.match(crs):
+        raise StoreError(f"the index is damaged: {crs[:100]!r} is no CRS", where=where)
+    try:
+        return data.rio.write_crs(crs)
+    except pyproj.exceptions.CRSError as error:
+        raise StoreError(f"the index has a CRS that PROJ does not know: {str(error)[:100]}", where=where) from None

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vedastore.errors import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -13,11 +15,20 @@ if TYPE_CHECKING:
 def multi_hot(present: Sequence[Sequence[str]], classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return a (sample, class) array that is 1 where a sample has a class.
 
+    Raises
+    ------
+    StoreError
+        When a sample has a class that is not among the classes.
+
+    Examples
+    --------
     >>> multi_hot([["car"], [], ["boat", "car"]], ["boat", "car"]).tolist()
     [[0, 1], [0, 0], [1, 1]]
     """
     column = {name: i for i, name in enumerate(classes)}
     hot = np.zeros((len(present), len(classes)), dtype=np.uint8)
     for row, names in enumerate(present):
+        if unknown := set(names) - column.keys():
+            raise StoreError(f"a sample has the class {min(unknown)!r}, which the version does not list")
         hot[row, [column[name] for name in names]] = 1
     return hot

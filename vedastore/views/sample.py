@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vedastore.views.dataset import parse_nodata
+from vedastore.errors import LabelError, StoreError, escape
+from vedastore.io import geometry
+from vedastore.io.geojson import parse_json
+from vedastore.views.dataset import parse_nodata, write_crs
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +46,7 @@ class Sample:
     def __repr__(self) -> str:
         spec = self._snapshot.version.buckets[self._row["bucket"]].spec
         shape = f"{spec.bands} x {spec.height} x {spec.width} {spec.dtype}"
-        return f"<vedastore.Sample {self.id!r}: {shape}, {', '.join(self.classes) or 'no class'}>"
+        return f"<vedastore.Sample {self.id!r}: {shape}, {escape(', '.join(self.classes)) or 'no class'}>"
 
     @cached_property
     def image(self) -> xr.DataArray:
@@ -59,14 +61,13 @@ class Sample:
 
         row = self._row
         pixels = self._snapshot.chips(row["bucket"]).read(row["row"])
-        image = xr.DataArray(
+        image: xr.DataArray = xr.DataArray(
             pixels, dims=("band", "y", "x"), coords={"band": np.arange(1, len(pixels) + 1)}, name="image"
         )
         nodata = parse_nodata(row["nodata"], str(pixels.dtype))
         if nodata is not None:
             image = image.rio.write_nodata(nodata)
-        if row["crs"] is not None:
-            image = image.rio.write_crs(row["crs"])
+        image = write_crs(image, row["crs"], self._snapshot.objects.url)
         if row["transform"] is not None:
             transform = Affine(*row["transform"])
             if transform.b == transform.d == 0:
@@ -79,24 +80,40 @@ class Sample:
     @cached_property
     def feature(self) -> dict[str, Any]:
         """The label file: a GeoJSON Feature, as it was in the release."""
-        document: dict[str, Any] = json.loads(self._row["label"].decode("utf-8-sig"))
+        where = f"{self._snapshot.objects.url}: label of {self.id!r}"
+        document = read_json(self._row["label"], where)
+        if not isinstance(document, dict):
+            raise StoreError("the label is damaged: it is no GeoJSON Feature", where=where)
         return document
 
     @property
     def label(self) -> Any:
         """The label as the release's options found it: ``{class: value}`` or a class."""
-        properties = self.feature.get("properties") or self.feature.get("Properties") or {}
-        options = self._snapshot.version.source["options"]["labels"]
-        value = properties.get(options["label_field"] or "label")
-        return options["default_label"] if value is None else value
+        properties = self.feature.get("properties") or self.feature.get("Properties")
+        options = self._snapshot.version.label_options
+        value = properties.get(options.label_field or "label") if isinstance(properties, dict) else None
+        return options.default_label if value is None else value
 
     @cached_property
     def geometry(self) -> BaseGeometry | None:
         """The footprint in longitude and latitude; None where the sample is not georeferenced."""
-        import shapely
-
-        return None if self._row["geometry"] is None else shapely.from_wkb(self._row["geometry"])
+        shape: BaseGeometry | None = geometry.parse_wkb([self._row["geometry"]])[0]
+        return shape
 
     @property
     def __geo_interface__(self) -> dict[str, Any]:
         return self.feature
+
+
+def read_json(data: bytes, where: str) -> Any:
+    """Return what a JSON file of a version says.
+
+    Raises
+    ------
+    StoreError
+        When it is not JSON, or above the limits of a release.
+    """
+    try:
+        return parse_json(data, where)
+    except LabelError as error:
+        raise StoreError(f"the file is damaged: {error.message}", where=error.where) from None
