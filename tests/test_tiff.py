@@ -641,9 +641,7 @@ def test_terabytes_in_a_tiny_file(scheme, big):
     refused(data, "over the limit")
     tags |= {256: 60_000, 257: 60_000, 278: 60_000}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    refused(
-        b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4), "claim to hold|truncated|over the limit"
-    )
+    refused(b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4), "claim to hold|truncated|over the limit")
     sparse = tags | {279: 0}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sparse.items())
     refused(b"II" + struct.pack("<HIH", 42, 8, len(tags)) + entries + bytes(4), "claim to hold|over the limit")
