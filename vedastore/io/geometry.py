@@ -82,7 +82,7 @@ def _check_effort(shape: Any) -> float:
     """
     import shapely
 
-    rings = shapely.get_rings(shape)
+    rings = shapely.get_rings(shapely.get_parts(shape))
     points, of = shapely.get_coordinates(rings, return_index=True)
     inner = of[1:] == of[:-1]
     low, high = np.minimum(points[:-1], points[1:])[inner], np.maximum(points[:-1], points[1:])[inner]
@@ -116,10 +116,12 @@ def exchange_axes(shapes: Any) -> Any:
 
 
 def area(shapes: Any) -> Any:
-    """Return the areas in the square of the coordinates' unit; NaN where there is no geometry."""
+    """Return the areas in the square of the coordinates' unit; NaN without geometry, or beyond double precision."""
     import shapely
 
-    return shapely.area(shapes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas = shapely.area(shapes)
+    return np.where(np.isfinite(areas), areas, np.nan)
 
 
 def type_names(shapes: Any) -> set[str]:

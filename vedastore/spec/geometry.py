@@ -135,9 +135,10 @@ def _array(value: list[Any], flags: set[str], where: str) -> np.ndarray[Any, np.
         numbers = np.array(value, "<f8") if kinds <= {int, float} else None
     except (ValueError, TypeError, OverflowError):
         numbers = None
-    if numbers is None or not np.isfinite(numbers).all():
+    largest = math.inf if numbers is None else float(np.abs(numbers).max(initial=0))
+    if numbers is None or not largest < math.inf:
         raise _malformed("coordinates are not all finite numbers of one shape", where)
-    if int in kinds and numbers.size and np.abs(numbers).max() >= _EXACT_INTEGERS:
+    if int in kinds and largest >= _EXACT_INTEGERS:
         flat = chain.from_iterable(value) if nested else value
         if any(isinstance(n, int) and int(float(n)) != n for n in flat):
             flags.add("json-rounded")

@@ -69,25 +69,29 @@ def plan_rows(pairs: Sequence[PairEntry], coords: LabelCoords | None) -> tuple[C
     boxes = geometry.covering_bboxes(footprints)
     features = _features(pairs, places, coords)
     flags: list[set[str]] = [{*p.flags, *g.flags} for p, g in zip(pairs, places, strict=True)]
-    for pair, box, found in zip(pairs, boxes, flags, strict=True):
+    for pair, found in zip(pairs, flags, strict=True):
         if pair.label.startswith(codecs.BOM_UTF8):
             found.add("json-bom")
-        if box is not None:
-            found.update(_world_flags(box))
+    _flag_world(flags, footprints, boxes)
     _flag_objects(flags, pairs, features)
     _flag_disagreeing(flags, pairs, places, footprints)
     _flag_odd_shapes(flags, pairs, footprints, features)
     return _samples(pairs, places, boxes, [sorted(f) for f in flags]), features
 
 
-def _world_flags(box: Bbox) -> set[str]:
-    west, south, east, north = box
-    found = {"footprint-antimeridian"} if west > east else set()
-    if south < -POLE or north > POLE or west < -HALF_WORLD or east > HALF_WORLD:
-        found.add("footprint-out-of-range")
-    elif south == -POLE or north == POLE:
-        found.add("footprint-pole")
-    return found
+def _flag_world(flags: list[set[str]], footprints: Any, boxes: Sequence[Bbox | None]) -> None:
+    """Flag footprints at the edges of the world, and beyond; ``boxes`` are around them on the globe."""
+    for found, box, (west, south, east, north) in zip(flags, boxes, geometry.bounds(footprints).tolist(), strict=True):
+        if box is None:
+            continue
+        if box[0] > box[2]:
+            found.add("footprint-antimeridian")
+        elif west < -HALF_WORLD or east > HALF_WORLD:
+            found.add("footprint-out-of-range")
+        if south < -POLE or north > POLE:
+            found.add("footprint-out-of-range")
+        elif box[1] == -POLE or box[3] == POLE:
+            found.add("footprint-pole")
 
 
 def _flag_objects(flags: list[set[str]], pairs: Sequence[PairEntry], features: Columns) -> None:
