@@ -240,7 +240,7 @@ def test_a_footprint_over_the_antimeridian(tmp_path):
     ] = b"""{"geometry": {"type": "Polygon", "coordinates": [[[179.999, 10],
         [-179.999, 10], [-179.999, 10.002], [179.999, 10.002], [179.999, 10]]]}, "properties": {"label": {"car": 1}}}"""
     collection = convert(release, tmp_path)
-    assert collection.samples["flags"][0].tolist() == ["footprint_antimeridian"]
+    assert collection.samples["flags"][0].tolist() == ["footprint-antimeridian"]
     assert collection[0].image.rio.crs is None
 
 

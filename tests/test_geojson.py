@@ -25,42 +25,43 @@ def test_reads_what_json_writes(value, ascii_only, bom):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "message", "rule"),
     [
-        (b'{"a": NaN}', "NaN is not JSON"),
-        (b"[Infinity]", "Infinity is not JSON"),
-        (b"[-Infinity]", "-Infinity is not JSON"),
-        (b"[1e999]", "the number 1e999 is out of range"),
-        (b"[-1.5E+400]", "the number -1.5E+400 is out of range"),
-        (b"[1e0309]", "the number 1e0309 is out of range"),
-        (b"1" * 300 + b"e99", "is out of range"),
-        (b"9" * 400 + b".5", "is out of range"),
-        (b'{"a": 1, "b": 2, "a": 1}', "the key 'a' stands twice in one object"),
-        (b'{"a": 1, "\\u0061": 2}', "the key 'a' stands twice in one object"),
-        (b'{"x": [{"type": 1, "type": 2}]}', "the key 'type' stands twice in one object"),
-        (b"", "not JSON: Expecting value at line 1, column 1"),
-        (b'{"a": 1,\n "b" 2}', "not JSON: Expecting ':' delimiter at line 2, column 6"),
-        (b"{} {}", "not JSON: Extra data at line 1, column 4"),
-        (b"{'a': 1}", "not JSON"),
-        (b'["a\nb"]', "not JSON: Invalid control character at line 1, column 4"),
-        (b"\xff", "not UTF-8 text at byte 0"),
-        (b'{"a": "\xe9"}', "not UTF-8 text at byte 7"),
-        (b'"\xed\xa0\x80"', "not UTF-8 text at byte 1"),
-        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "not JSON"),
-        (b"1" * 5000, "integer"),
+        (b'{"a": NaN}', "NaN is not JSON", "json-number"),
+        (b"[Infinity]", "Infinity is not JSON", "json-number"),
+        (b"[-Infinity]", "-Infinity is not JSON", "json-number"),
+        (b"[1e999]", "the number 1e999 is out of range", "json-number"),
+        (b"[-1.5E+400]", "the number -1.5E+400 is out of range", "json-number"),
+        (b"[1e0309]", "the number 1e0309 is out of range", "json-number"),
+        (b"1" * 300 + b"e99", "is out of range", "json-number"),
+        (b"9" * 400 + b".5", "is out of range", "json-number"),
+        (b'{"a": 1, "b": 2, "a": 1}', "the key 'a' stands twice in one object", "json-duplicate-key"),
+        (b'{"a": 1, "\\u0061": 2}', "the key 'a' stands twice in one object", "json-duplicate-key"),
+        (b'{"x": [{"type": 1, "type": 2}]}', "the key 'type' stands twice in one object", "json-duplicate-key"),
+        (b"", "not JSON: the file is empty at line 1, column 1", "json-syntax"),
+        (b'{"a": 1,\n "b" 2}', "not JSON: Expecting ':' delimiter at line 2, column 6", "json-syntax"),
+        (b"{} {}", "not JSON: Extra data at line 1, column 4", "json-syntax"),
+        (b"{'a': 1}", "not JSON", "json-syntax"),
+        (b'["a\nb"]', "not JSON: Invalid control character at line 1, column 4", "json-syntax"),
+        (b"\xff", "not UTF-8 text at byte 0", "json-encoding"),
+        (b'{"a": "\xe9"}', "not UTF-8 text at byte 7", "json-encoding"),
+        (b'"\xed\xa0\x80"', "not UTF-8 text at byte 1", "json-encoding"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "not JSON", "json-syntax"),
+        (b"1" * 5000, "has more than 4300 digits", "json-number"),
     ],
 )
-def test_refuses(data, message):
+def test_refuses(data, message, rule):
     with pytest.raises(LabelError) as caught:
         parse_json(data, WHERE)
     assert message in caught.value.message
-    assert caught.value.where == WHERE
+    assert (caught.value.where, caught.value.rule) == (WHERE, rule)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_refuses_other_encodings(encoding):
-    with pytest.raises(LabelError, match=r"not UTF-8|not JSON"):
+    with pytest.raises(LabelError, match="not UTF-8") as caught:
         parse_json('{"label": "é"}'.encode(encoding), WHERE)
+    assert caught.value.rule == "json-encoding"
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

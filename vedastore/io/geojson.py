@@ -5,11 +5,12 @@ Source: https://www.rfc-editor.org/rfc/rfc8259 and https://www.rfc-editor.org/rf
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
 from collections import Counter
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
@@ -18,59 +19,128 @@ from vedastore.model import DEFAULT_LIMITS, Limits
 
 # What a number beyond double precision must have: a long exponent, or many digits (with at most "e99" behind them).
 _HUGE = re.compile(r"[0-9.][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
+_INTEGER_DIGITS: Final = 4300
+"""Python itself reads no longer integers, as the time grows with the square of the digits."""
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_OPEN, _CLOSE = b"[{", b"]}"
+_WEIGHTS: Final = {b"{": 160, b"[": 96, b",": 40, b":": 130, b'"': 28}
+"""Bytes that what begins at a sign needs at most while it is parsed, measured on CPython 3.11 to 3.13."""
+_BYTE_MOST: Final = 170
+"""No byte of a document needs more than this."""
+_LATIN, _BASIC_PLANE = 0xC4, 0xF0  # the first bytes of UTF-8 from which text needs two bytes a character, and four
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+
+_DEPTH_BLOCK: Final = 2**16
+_STEPS = np.zeros(256, np.int8)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
 
 def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
     """Parse one JSON document, UTF-8 with or without a byte order mark.
 
+    Size, memory and depth are judged by the bytes, before anything is parsed.
+
     Raises
     ------
     LabelError
         For what is not JSON, and for what JSON parsers read differently: NaN, infinities, numbers beyond double
-        precision's range, a key twice in one object, nesting beyond the limit.
+        precision's range, a key twice in one object; for what is above the limits.
     """
+    _check_limits(data, where, limits)
+    text = _decode(data, where)
+    huge = _HUGE.search(text) is not None
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelError(f"not UTF-8 text at byte {error.start}", where=where) from None
-    if _depth(data) > limits.json_depth and _depth(_STRING.sub(b"", data)) > limits.json_depth:
-        raise LabelError(
-            f"JSON nested too deeply: more than {limits.json_depth} levels", where=where, rule="json-limit"
+        return json.loads(
+            text,
+            parse_constant=_constant,
+            parse_float=_finite if huge else None,
+            parse_int=_integer if huge else None,
+            object_pairs_hook=_unique,
         )
-    parse_float = _finite if _HUGE.search(text) else None
-    try:
-        return json.loads(text, parse_constant=_constant, parse_float=parse_float, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        message = error.msg.removesuffix(" at")  # some of json's messages end so
-        raise LabelError(f"not JSON: {message} at line {error.lineno}, column {error.colno}", where=where) from None
-    except ValueError as error:
-        raise LabelError(str(error), where=where) from None
+        message = error.msg.removesuffix(" at") if text else "the file is empty"  # some of json's messages end so
+        place = f"{message} at line {error.lineno}, column {error.colno}"
+        raise LabelError(f"not JSON: {place}", where=where, rule="json-syntax") from None
+    except RecursionError:
+        raise LabelError("JSON nested too deeply for Python", where=where, rule="json-limit") from None
+    except LabelError as error:
+        raise error.at(where) from None
+
+
+def _check_limits(data: bytes, where: str, limits: Limits) -> None:
+    if len(data) > limits.json_bytes:
+        raise _above(f"{len(data)} bytes of JSON, more than {limits.json_bytes}", "json_bytes", where)
+    if len(data) * _BYTE_MOST > limits.json_memory_bytes and (need := _memory(data)) > limits.json_memory_bytes:
+        told = f"JSON that may need {need} bytes of memory, more than {limits.json_memory_bytes}"
+        raise _above(told, "json_memory_bytes", where)
+    if data.count(b"[") + data.count(b"{") > limits.json_depth and _depth(data) > limits.json_depth:
+        raise _above(f"JSON nested too deeply: more than {limits.json_depth} levels", "json_depth", where)
+
+
+def _above(message: str, limit: str, where: str) -> LabelError:
+    hint = f"raise {limit} with --limit if you trust the file"
+    return LabelError(message, where=where, hint=hint, rule="json-limit")
+
+
+def _memory(data: bytes) -> int:
+    """Return an upper estimate of what parsing needs besides the document: its text, and all values at once."""
+    text = strings = 1
+    if not data.isascii():
+        top = int(np.frombuffer(data, np.uint8).max())
+        text = strings = 4 if top >= _BASIC_PLANE else 2 if top >= _LATIN else 1
+    if b"\\u" in data:
+        strings = max(strings, 4 if _SURROGATE.search(data) else 2)
+    # Text grows by a quarter at a time where its length is not known before.
+    chars = len(data) * (text + strings * (1.25 if b"\\" in data else 1)) * (1.25 if max(text, strings) > 1 else 1)
+    return int(chars) + sum(weight * data.count(sign) for sign, weight in _WEIGHTS.items())
 
 
 def _depth(data: bytes) -> int:
-    """Return how deep brackets nest, those in strings included."""
+    """Return how deep brackets nest, those in strings left out; a block at a time."""
+    if b"\\" in data:
+        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
     signs = np.frombuffer(data, np.uint8)
-    opening, closing = (signs == _OPEN[0]) | (signs == _OPEN[1]), (signs == _CLOSE[0]) | (signs == _CLOSE[1])
-    return int(np.cumsum(opening.astype(np.int64) - closing, dtype=np.int64).max(initial=0))
+    deepest = depth = 0
+    inside = np.uint8(0)
+    for start in range(0, len(signs), _DEPTH_BLOCK):
+        block = signs[start : start + _DEPTH_BLOCK]
+        quoted = np.bitwise_xor.accumulate((block == ord('"')).view(np.uint8)) ^ inside
+        levels = np.cumsum(_STEPS[block] * (1 - quoted.view(np.int8)), dtype=np.int32)
+        deepest = max(deepest, depth + int(levels.max()))
+        depth += int(levels[-1])
+        inside = quoted[-1]
+    return deepest
+
+
+def _decode(data: bytes, where: str) -> str:
+    if b"\0" in data[:4]:
+        raise LabelError("not UTF-8 text, but UTF-16 or UTF-32", where=where, rule="json-encoding")
+    try:
+        return data.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        at = error.start + len(codecs.BOM_UTF8) * data.startswith(codecs.BOM_UTF8)
+        raise LabelError(f"not UTF-8 text at byte {at}", where=where, rule="json-encoding") from None
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise LabelError(f"{name} is not JSON", rule="json-number")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"the number {text[:40]} is out of range")
+        raise LabelError(f"the number {text[:40]} is out of range", rule="json-number")
     return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _INTEGER_DIGITS:
+        raise LabelError(f"the number {text[:40]}... has more than {_INTEGER_DIGITS} digits", rule="json-number")
+    return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
+        raise LabelError(f"the key {twice[:40]!r} stands twice in one object", rule="json-duplicate-key")
     return found

@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from vedastore.errors import StoreError
+from vedastore.spec.lonlat import HALF_WORLD, covering_bbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vedastore.model import Affine6
+    from vedastore.spec.lonlat import Bbox
 
 LONLAT = "EPSG:4326"
 _POLYGON_KIND: Final = 3
 _MULTI_POLYGON_KIND: Final = 6
 _TYPES = {_POLYGON_KIND: "Polygon", _MULTI_POLYGON_KIND: "MultiPolygon"}
 _POLYGON: Final = struct.pack("<BI", 1, _POLYGON_KIND)
+FLAT_PX2: Final = 1e-9
+"""What no longer counts as an area, in square pixels: rounding leaves as much of a line."""
+CHECKED_VERTICES: Final = 512
+"""Shapes of so many vertices are checked whatever they look like."""
+CHECKED_PAIRS: Final = 256
+"""Pairs of edges a vertex that the check of a larger shape may have to compare."""
 
 
 def parse_wkb(geometries: Sequence[bytes | None]) -> Any:
@@ -75,19 +83,82 @@ def bounds(shapes: Any) -> Any:
     return shapely.bounds(shapes)
 
 
-def find_invalid(shapes: Any) -> list[int]:
-    """Return the places of shapes that cross or touch themselves; None is sound."""
+def covering_bboxes(shapes: Any) -> list[Bbox | None]:
+    """Return the boxes around shapes in longitude and latitude, as RFC 7946 has them; None without geometry."""
     import shapely
 
-    found: list[int] = np.flatnonzero(~shapely.is_valid(shapes) & ~shapely.is_missing(shapes)).tolist()
+    boxes = bounds(shapes)
+    found: list[Bbox | None] = [None if np.isnan(row[0]) else tuple(row) for row in boxes.tolist()]
+    wide = (boxes[:, 0] < -HALF_WORLD) | (boxes[:, 2] > HALF_WORLD) | (boxes[:, 2] - boxes[:, 0] > HALF_WORLD)
+    for index in np.flatnonzero(wide).tolist():
+        outer = shapely.get_exterior_ring(shapely.get_parts(shapes[index]))
+        found[index] = covering_bbox([shapely.get_coordinates(ring) for ring in outer])
     return found
 
 
-def area(shapes: Any) -> Any:
-    """Return the areas in the square of the coordinates' unit; NaN where there is no geometry."""
+def find_invalid(shapes: Any) -> tuple[list[int], list[int]]:
+    """Return the places of shapes that cross or touch themselves, and of those that would take too long to check.
+
+    The check of one shape takes time with the square of its edges where many of them lie side by side. Shapes for
+    which that could be so are left unchecked: the time for all others grows with their number of vertices.
+    """
     import shapely
 
-    return shapely.area(shapes)
+    checked = ~shapely.is_missing(shapes)
+    for index in np.flatnonzero(shapely.get_num_coordinates(shapes) > CHECKED_VERTICES).tolist():
+        checked[index] = _check_effort(shapes[index]) <= CHECKED_PAIRS * shapely.get_num_coordinates(shapes[index])
+    invalid = np.flatnonzero(checked)[~shapely.is_valid(shapes[checked])]
+    return invalid.tolist(), np.flatnonzero(~checked & ~shapely.is_missing(shapes)).tolist()
+
+
+def _check_effort(shape: Any) -> float:
+    """Return an upper bound of the pairs of edges that a check has to compare.
+
+    Edges are compared where their boxes overlap. Rings whose boxes overlap are searched for each other's points, which
+    takes about a sixteenth of that time for each point.
+    """
+    import shapely
+
+    rings = shapely.get_rings(shapely.get_parts(shape))
+    points, of = shapely.get_coordinates(rings, return_index=True)
+    inner = of[1:] == of[:-1]
+    low, high = np.minimum(points[:-1], points[1:])[inner], np.maximum(points[:-1], points[1:])[inner]
+    edges = min(_overlaps(low[:, axis], high[:, axis]) for axis in (0, 1))
+    boxes = shapely.bounds(rings)
+    nested = min(_overlaps(boxes[:, axis], boxes[:, axis + 2]) for axis in (0, 1))
+    return edges + nested * int(np.bincount(of).max()) / 16
+
+
+def _overlaps(low: Any, high: Any) -> int:
+    """Return how many pairs of ranges have a number in common."""
+    apart = int(np.searchsorted(np.sort(high), low, side="left").sum())
+    return len(low) * (len(low) - 1) // 2 - apart
+
+
+def find_flat(shapes: Any, areas: Any) -> list[int]:
+    """Return the places of shapes that lie on one line or in one point; ``areas`` are theirs, in square pixels."""
+    import shapely
+
+    small = np.flatnonzero(np.abs(areas) <= FLAT_PX2)
+    # A bow tie has no area either, as one half counts against the other.
+    flat: list[int] = small[shapely.area(shapely.convex_hull(shapes[small])) <= FLAT_PX2].tolist()
+    return flat
+
+
+def exchange_axes(shapes: Any) -> Any:
+    """Return the shapes with x for y and y for x; heights are left out."""
+    import shapely
+
+    return shapely.set_coordinates(shapely.force_2d(shapes), shapely.get_coordinates(shapes)[:, ::-1])
+
+
+def area(shapes: Any) -> Any:
+    """Return the areas in the square of the coordinates' unit; NaN without geometry, or beyond double precision."""
+    import shapely
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas = shapely.area(shapes)
+    return np.where(np.isfinite(areas), areas, np.nan)
 
 
 def type_names(shapes: Any) -> set[str]:
@@ -100,13 +171,17 @@ def type_names(shapes: Any) -> set[str]:
 
 
 def apply_affine(shapes: Any, transforms: Sequence[Affine6]) -> Any:
-    """Return the shapes with each one's own transform applied to x and y; heights are left out."""
+    """Return the shapes with each one's own transform applied to x and y; heights are left out.
+
+    None stands for a shape that goes beyond double precision's range.
+    """
     import shapely
 
     points, of = shapely.get_coordinates(shapes, return_index=True)
     a, b, c, d, e, f = np.array(transforms, dtype="f8").reshape(-1, 6)[of].T
-    moved = np.stack([a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f], axis=1)
-    return _with_coordinates(shapes, moved)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = np.stack([a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f], axis=1)
+    return _with_coordinates(shapes, moved, of)
 
 
 def project(shapes: Any, crs: str, direction: Literal["to_lonlat", "from_lonlat"]) -> Any:
@@ -123,12 +198,7 @@ def project(shapes: Any, crs: str, direction: Literal["to_lonlat", "from_lonlat"
         return np.full(len(shapes), None)
     points, of = shapely.get_coordinates(shapes, return_index=True)
     x, y = transformer.transform(points[:, 0], points[:, 1])
-    moved = np.stack([x, y], axis=1)
-    lost = np.unique(of[~np.isfinite(moved).all(axis=1)])
-    moved[~np.isfinite(moved)] = 0
-    placed = _with_coordinates(shapes, moved)
-    placed[lost] = None
-    return placed
+    return _with_coordinates(shapes, np.stack([x, y], axis=1), of)
 
 
 def projjson(crs: str) -> dict[str, Any]:
@@ -139,10 +209,14 @@ def projjson(crs: str) -> dict[str, Any]:
     return document
 
 
-def _with_coordinates(shapes: Any, points: Any) -> Any:
+def _with_coordinates(shapes: Any, points: Any, of: Any) -> Any:
+    """Return the shapes with other points, None where those are no numbers; ``of`` tells whose each point is."""
     import shapely
 
-    return shapely.set_coordinates(shapely.force_2d(shapes), points)
+    finite = np.isfinite(points).all(axis=1)
+    placed = shapely.set_coordinates(shapely.force_2d(shapes), np.where(finite[:, None], points, 0.0))
+    placed[np.unique(of[~finite])] = None
+    return placed
 
 
 @lru_cache(maxsize=64)

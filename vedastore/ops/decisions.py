@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = 3
 _FLAG_FINDINGS: Final = {
-    "unclosed_ring": "a ring is not closed; it is closed in the index, and as it was in the label",
-    "footprint_skewed": "the footprint is no exact parallelogram; the transform is the closest one",
-    "footprint_disagrees": "the footprint lies more than a pixel off the image's own georeferencing, which is used",
-    "footprint_antimeridian": "the footprint runs over the antimeridian, so pixels cannot be placed on the ground",
-    "footprint_out_of_range": "the footprint has longitudes or latitudes that do not exist",
-    "invalid_geometry": "a footprint or an object crosses or touches itself; it is stored as it is",
-    "objects_unplaced": "an object of the label has no place in pixels",
-    "footprint_not_rectangle": "the footprint is no rectangle, so pixels cannot be placed on the ground",
+    "ring-unclosed": "a ring is not closed; it is closed in the index, and as it was in the label",
+    "footprint-skewed": "the footprint is no exact parallelogram; the transform is the closest one",
+    "footprint-disagrees": "the footprint lies more than a pixel off the image's own georeferencing, which is used",
+    "footprint-antimeridian": "the footprint runs over the antimeridian, so pixels cannot be placed on the ground",
+    "footprint-out-of-range": "the footprint has longitudes or latitudes that do not exist",
+    "geometry-invalid": "a footprint or an object crosses or touches itself; it is stored as it is",
+    "objects-unplaced": "an object of the label has no place in pixels",
+    "footprint-not-rectangle": "the footprint is no rectangle, so pixels cannot be placed on the ground",
 }
 
 

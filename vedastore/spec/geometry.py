@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vedastore.errors import LabelError
+from vedastore.spec.lonlat import HALF_WORLD, WORLD
 
 if TYPE_CHECKING:
     from vedastore.model import Affine6
@@ -22,9 +23,9 @@ Bounds = tuple[float, float, float, float]
 _RING_MIN: Final = 4
 _BOX_LENGTH: Final = 4
 _POLYGON, _MULTIPOLYGON, _ISO_Z = 3, 6, 1000
+_EXACT_INTEGERS: Final = 2**53
+"""A double holds every integer up to here."""
 SKEW_LIMIT_PX: Final = 0.5
-HALF_WORLD_DEGREES: Final = 180.0
-"""A footprint wider than this runs over the antimeridian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,61 +41,107 @@ class Shape:
 def parse_geometry(value: Any, where: str) -> Shape:
     """Read a GeoJSON Polygon or MultiPolygon, coordinates exactly as given.
 
-    Rings that are not closed are closed in the WKB and flagged ``unclosed_ring``.
+    Rings that are not closed are closed in the WKB and flagged ``ring-unclosed``. Other flags are ``geometry-3d``, and
+    ``json-rounded`` for an integer that a double does not hold exactly.
     """
     if not isinstance(value, dict):
-        raise LabelError(f"a geometry is {_kind(value)}, not a GeoJSON object", where=where)
+        raise _malformed(f"a geometry is {_kind(value)}, not a GeoJSON object", where)
     kind, coordinates = value.get("type"), value.get("coordinates")
     if kind == "Polygon":
-        polygons = [coordinates]
+        polygons = [(where, coordinates)]
     elif kind == "MultiPolygon":
-        polygons = _list(coordinates, "MultiPolygon coordinates", where)
+        parts = _list(coordinates, "MultiPolygon coordinates", where)
+        polygons = [(f"{where}: polygon {i}", p) for i, p in enumerate(parts)]
     else:
-        raise LabelError(f"a geometry is of type {kind!r:.40}, not Polygon or MultiPolygon", where=where)
+        told = repr(kind) if isinstance(kind, str | None) else _kind(kind)
+        raise _malformed(f"a geometry is of type {told:.40}, not Polygon or MultiPolygon", where)
     flags: set[str] = set()
-    rings = [[_ring(r, flags, where) for r in _list(p, "polygon coordinates", where)] for p in polygons]
+    rings = [
+        [_ring(r, flags, f"{place}: ring {i}") for i, r in enumerate(_list(p, "polygon coordinates", place))]
+        for place, p in polygons
+    ]
     dimensions = {r.shape[1] for p in rings for r in p}
     if len(dimensions) != 1:
-        raise LabelError("a geometry mixes two and three dimensions", where=where)
+        raise _malformed("a geometry mixes two and three dimensions", where)
     z = _ISO_Z if dimensions == {3} else 0
-    parts = [_polygon_wkb(p, z) for p in rings]
-    wkb = parts[0] if kind == "Polygon" else struct.pack("<BII", 1, _MULTIPOLYGON + z, len(parts)) + b"".join(parts)
+    if z:
+        flags.add("geometry-3d")
+    bodies = [_polygon_wkb(p, z) for p in rings]
+    head = b"" if kind == "Polygon" else struct.pack("<BII", 1, _MULTIPOLYGON + z, len(bodies))
+    wkb = head + b"".join(bodies)
     return Shape(wkb, _bounds([p[0] for p in rings]), len(rings) == 1 and _is_box(rings[0]), frozenset(flags))
+
+
+def parse_footprint(value: Any, where: str) -> tuple[Shape | None, frozenset[str]]:
+    """Read the ``geometry`` of a label file: None where there is none, and the flag of one that only looks like one.
+
+    ``null`` and ``{}`` are how the release format says so; a Polygon without any position says it too, and is flagged
+    ``footprint-empty``.
+    """
+    if value is None or value == {}:
+        return None, frozenset()
+    if isinstance(value, dict):
+        depth = {"Polygon": 2, "MultiPolygon": 3}.get(str(value.get("type")), 0)
+        if _is_hollow(value.get("coordinates"), depth):
+            return None, frozenset({"footprint-empty"})
+    shape = parse_geometry(value, where)
+    return shape, shape.flags
+
+
+def _is_hollow(coordinates: Any, depth: int) -> bool:
+    """Tell whether coordinates are lists of nothing, down to the level where positions would be."""
+    for _ in range(depth):
+        if coordinates == []:
+            return True
+        if not isinstance(coordinates, list) or len(coordinates) > 1:
+            return False
+        coordinates = coordinates[0]
+    return False
 
 
 def parse_box(value: list[Any], where: str) -> Shape:
     """Read a box ``[minx, miny, maxx, maxy]`` as a polygon."""
-    numbers = _array(value, where)
+    flags: set[str] = set()
+    numbers = _array(value, flags, where)
+    if numbers.ndim != 1:
+        raise _malformed("an object is a list of lists, not a box of four numbers or a geometry", where)
     if numbers.shape != (_BOX_LENGTH,):
-        raise LabelError(f"a box has {len(value)} numbers, not four", where=where)
+        raise _malformed(f"a box has {len(value)} numbers, not four", where)
     minx, miny, maxx, maxy = (float(n) for n in numbers)
     if minx > maxx or miny > maxy:
-        raise LabelError(f"a box has its minimum above its maximum: {value}", where=where)
+        raise LabelError(f"a box has its minimum above its maximum: {value}", where=where, rule="box-inverted")
     ring = np.array([(minx, miny), (maxx, miny), (maxx, maxy), (minx, maxy), (minx, miny)])
-    return Shape(_polygon_wkb([ring], 0), (minx, miny, maxx, maxy), is_box=True, flags=frozenset())
+    return Shape(_polygon_wkb([ring], 0), (minx, miny, maxx, maxy), is_box=True, flags=frozenset(flags))
 
 
 def _ring(value: Any, flags: set[str], where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    points = _array(_list(value, "a ring", where), where)
+    points = _array(_list(value, "a ring", where), flags, where)
     if points.ndim != 2 or points.shape[1] not in {2, 3}:  # noqa: PLR2004 - a position has two or three numbers
-        raise LabelError("a ring is not a list of positions of two or three numbers", where=where)
-    if not np.array_equal(points[0], points[-1]):
-        flags.add("unclosed_ring")
+        raise _malformed("a ring is not a list of positions of two or three numbers", where)
+    if (points[0] != points[-1]).any():
+        flags.add("ring-unclosed")
         points = np.concatenate([points, points[:1]])
     if len(points) < _RING_MIN:
-        raise LabelError(f"a ring has {len(points)} positions, fewer than four", where=where)
+        raise _malformed(f"a ring has {len(points)} positions, fewer than four", where)
     return points
 
 
-def _array(value: list[Any], where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _array(value: list[Any], flags: set[str], where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    nested = bool(value) and isinstance(value[0], list)
+    kinds: set[type] = set()
     try:
-        flat = chain.from_iterable(value) if value and isinstance(value[0], list) else value
         # NumPy alone would take strings, true and null for numbers.
-        numbers = np.array(value, "<f8") if set(map(type, flat)) <= {int, float} else None
+        kinds.update(map(type, chain.from_iterable(value) if nested else value))
+        numbers = np.array(value, "<f8") if kinds <= {int, float} else None
     except (ValueError, TypeError, OverflowError):
         numbers = None
-    if numbers is None or not np.isfinite(numbers).all():
-        raise LabelError("coordinates are not all finite numbers of one shape", where=where)
+    largest = math.inf if numbers is None else float(np.abs(numbers).max(initial=0))
+    if numbers is None or not largest < math.inf:
+        raise _malformed("coordinates are not all finite numbers of one shape", where)
+    if int in kinds and largest >= _EXACT_INTEGERS:
+        flat = chain.from_iterable(value) if nested else value
+        if any(isinstance(n, int) and int(float(n)) != n for n in flat):
+            flags.add("json-rounded")
     return numbers
 
 
@@ -120,8 +167,12 @@ def _is_box(rings: list[np.ndarray[Any, np.dtype[np.float64]]]) -> bool:
 
 def _list(value: Any, what: str, where: str) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise LabelError(f"{what} is {_kind(value)}, not a list with something in it", where=where)
+        raise _malformed(f"{what} is {_kind(value)}, not a list with something in it", where)
     return value
+
+
+def _malformed(message: str, where: str) -> LabelError:
+    return LabelError(message, where=where, rule="geometry-form")
 
 
 def _kind(value: Any) -> str:
@@ -131,32 +182,33 @@ def _kind(value: Any) -> str:
 def footprint_transform(wkb: bytes, height: int, width: int) -> tuple[Affine6 | None, frozenset[str]]:
     """Derive the transform that puts an image of (height, width) px on its footprint, a polygon of four corners.
 
-    Returns the six numbers and what is odd: ``footprint_skewed`` where the corners are no exact parallelogram (the
-    transform is then the least-squares one, at most half a pixel off), ``footprint_not_rectangle`` with no transform
-    where they are not four or further off than that, ``footprint_antimeridian`` where they lie on both sides of it. The
+    Returns the six numbers and what is odd: ``footprint-skewed`` where the corners are no exact parallelogram (the
+    transform is then the least-squares one, at most half a pixel off), ``footprint-not-rectangle`` with no transform
+    where they are not four or further off than that, ``footprint-antimeridian`` where they lie on both sides of it. The
     corner in the north-west is the image's first pixel.
     """
     corners = _corners(wkb)
     if corners is None:
-        return None, frozenset({"footprint_not_rectangle"})
+        return None, frozenset({"footprint-not-rectangle"})
     (minx, miny), (maxx, maxy) = corners.min(0).tolist(), corners.max(0).tolist()
-    if maxx - minx > HALF_WORLD_DEGREES:
-        return None, frozenset({"footprint_antimeridian"})
+    if HALF_WORLD < maxx - minx != WORLD:
+        return None, frozenset({"footprint-antimeridian" if maxx - minx < WORLD else "footprint-out-of-range"})
     upright = np.array([(minx, maxy), (maxx, maxy), (maxx, miny), (minx, miny)])
     orders = [np.roll(c, -k, axis=0) for c in (corners, corners[::-1]) for k in range(4)]
-    best = min(orders, key=lambda c: float(((c - upright) ** 2).sum()))
-    if np.array_equal(best, upright):
-        return ((maxx - minx) / width, 0.0, minx, 0.0, (miny - maxy) / height, maxy), frozenset()
-    along = (best[1] - best[0] + best[2] - best[3]) / 2
-    down = (best[3] - best[0] + best[2] - best[1]) / 2
-    origin = best.mean(0) - (along + down) / 2
-    off_px = float(np.abs(best[0] - origin).max()) / _pixel_size(along / width, down / height)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that are no degrees may be of any size
+        best = min(orders, key=lambda c: float(((c - upright) ** 2).sum()))
+        if np.array_equal(best, upright):
+            return ((maxx - minx) / width, 0.0, minx, 0.0, (miny - maxy) / height, maxy), frozenset()
+        along = (best[1] - best[0] + best[2] - best[3]) / 2
+        down = (best[3] - best[0] + best[2] - best[1]) / 2
+        origin = best.mean(0) - (along + down) / 2
+        off_px = float(np.abs(best[0] - origin).max()) / _pixel_size(along / width, down / height)
     if not off_px <= SKEW_LIMIT_PX:
-        return None, frozenset({"footprint_not_rectangle"})
+        return None, frozenset({"footprint-not-rectangle"})
     a, d = (along / width).tolist()
     b, e = (down / height).tolist()
     c, f = origin.tolist()
-    return (a, b, c, d, e, f), frozenset({"footprint_skewed"} if off_px > 1e-6 else ())  # noqa: PLR2004
+    return (a, b, c, d, e, f), frozenset({"footprint-skewed"} if off_px > 1e-6 else ())  # noqa: PLR2004
 
 
 def _pixel_size(*steps: np.ndarray[Any, np.dtype[np.float64]]) -> float:
@@ -171,7 +223,7 @@ def _corners(wkb: bytes) -> np.ndarray[Any, np.dtype[np.float64]] | None:
             return None
         wkb = wkb[9:]
     rings, points = struct.unpack_from("<II", wkb, 5)
-    if rings != 1:
+    if rings != 1 or points != _BOX_LENGTH + 1:
         return None
     ring = np.frombuffer(wkb, "<f8", points * (3 if kind >= _ISO_Z else 2), 13).reshape(points, -1)[:-1, :2]
-    return np.array(ring) if len(np.unique(ring, axis=0)) == len(ring) == _BOX_LENGTH else None
+    return np.array(ring) if len(np.unique(ring, axis=0)) == _BOX_LENGTH else None

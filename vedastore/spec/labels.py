@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from vedastore.errors import LabelError, ReleaseError
 from vedastore.model import Label, LabelCoords, LabelKind, LabelledObject, LabelOptions, Task
-from vedastore.spec.geometry import Bounds, Shape, parse_box, parse_geometry
+from vedastore.spec.geometry import Bounds, Shape, parse_box, parse_footprint, parse_geometry
 from vedastore.spec.release import class_name
 
+SHORT: Final = 40
+"""Characters of a name or value in a message."""
 GEOGRAPHIC_AREA_SHARE: Final = 0.01
 """A footprint that covers more of the pixel range than this makes labels that fit both ambiguous."""
 
@@ -26,13 +28,13 @@ def parse_label(feature: Any, options: LabelOptions, where: str) -> Label:
         With the place, for everything that is not a label of a known form.
     """
     if not isinstance(feature, dict):
-        raise LabelError("a label file is not a GeoJSON Feature", where=where)
+        raise LabelError("a label file is not a GeoJSON Feature", where=where, rule="label-form")
     if feature.get("type", "Feature") != "Feature":
-        raise LabelError(f"a label file is a GeoJSON {feature['type']!r}, not a Feature", where=where)
-    geometry = feature.get("geometry")
-    footprint = None if geometry is None or geometry == {} else parse_geometry(geometry, f"{where}: geometry")
+        kind = _short(feature["type"])
+        raise LabelError(f"a label file is a GeoJSON {kind}, not a Feature", where=where, rule="label-form")
+    footprint, odd = parse_footprint(feature.get("geometry"), f"{where}: geometry")
     kind, flags_by_class, objects = _parse_value(_label_value(feature, options, where), f"{where}: label")
-    flags = set(footprint.flags) if footprint else set()
+    flags = set(odd)
     found = []
     for name, shapes in objects.items():
         for ordinal, shape in enumerate(shapes):
@@ -53,17 +55,18 @@ def parse_label(feature: Any, options: LabelOptions, where: str) -> Label:
 def _label_value(feature: dict[str, Any], options: LabelOptions, where: str) -> Any:
     spellings = [k for k in ("properties", "Properties") if k in feature]
     if len(spellings) > 1:
-        raise LabelError("a label file has both 'properties' and 'Properties'", where=where)
-    properties = (feature[spellings[0]] if spellings else None) or {}
-    if not isinstance(properties, dict):
-        raise LabelError("the properties of a label file are not a JSON object", where=where)
+        raise LabelError("a label file has both 'properties' and 'Properties'", where=where, rule="label-form")
+    properties = feature[spellings[0]] if spellings else None
+    if properties is not None and not isinstance(properties, dict):
+        raise LabelError("the properties of a label file are not a JSON object", where=where, rule="label-form")
     field = options.label_field or "label"
-    value = properties.get(field)
+    value = (properties or {}).get(field)
     if value is None:
         value = options.default_label
     if value is None:
         hint = "name another property with --label-field, or give --default-label"
-        raise LabelError(f"there is no label: properties have no {field!r}", where=where, hint=hint)
+        lack = f"{field!r} is null" if field in (properties or {}) else f"properties have no {field!r}"
+        raise LabelError(f"there is no label: {lack}", where=where, hint=hint, rule="label-missing")
     return value
 
 
@@ -71,20 +74,22 @@ def _parse_value(value: Any, where: str) -> tuple[LabelKind, dict[str, bool], di
     """Return the form of a label, the flag of each class, and the objects of each class."""
     if not isinstance(value, dict):
         if isinstance(value, list):
-            raise LabelError("a label is a list, not {class: value} or a class", where=where)
+            raise LabelError("a label is a list, not {class: value} or a class", where=where, rule="label-form")
         return "name", {class_name(value, where): True}, {}
     flags: dict[str, bool] = {}
     objects: dict[str, list[Shape]] = {}
     for key, item in value.items():
         name = class_name(key, where)
+        place = f"{where}: {name if len(name) <= SHORT else f'{name[:SHORT]}...'}"
         if isinstance(item, list):
-            objects[name] = [_parse_object(o, f"{where}: {name}[{i}]") for i, o in enumerate(item)]
+            objects[name] = [_parse_object(o, f"{place}[{i}]") for i, o in enumerate(item)]
         elif isinstance(item, bool | int | float) and item in {0, 1}:
             flags[name] = bool(item)
         else:
-            raise LabelError(f"class {name!r} has the value {_short(item)}, not 0, 1 or a list of objects", where=where)
+            told = f"the class has the value {_short(item)}, not 0, 1 or a list of objects"
+            raise LabelError(told, where=place, rule="label-form")
     if flags and objects:
-        raise LabelError("a label has both 0/1 values and lists of objects", where=where)
+        raise LabelError("a label has both 0/1 values and lists of objects", where=where, rule="label-form")
     return ("flags" if flags else "objects" if objects else "empty"), flags, objects
 
 
@@ -105,7 +110,7 @@ def wrong_task(task: Task, kind: LabelKind, where: str) -> LabelError:
     """Return the error for a label whose form does not belong to the release's task."""
     form = "lists of objects" if kind == "objects" else "0/1 values"
     hint = "name the task with task= or --task if meta.json is wrong"
-    return LabelError(f"the label has {form}, but the task is {task}", where=where, hint=hint)
+    return LabelError(f"the label has {form}, but the task is {task}", where=where, hint=hint, rule="label-task")
 
 
 def infer_task(kinds: set[LabelKind], *, only_boxes: bool, where: str) -> Task:
@@ -192,9 +197,13 @@ class CoordinateDecision:
         told = "; ".join(f"{verdict}: samples {', '.join(ids)}" for verdict, ids in found.items())
         reason = "are mixed" if "pixel" in found else "fit both" if "both" in found else "fit neither"
         hint = "say which with label_coords= or --label-coords pixel|geographic"
-        raise ReleaseError(f"label coordinates {reason} pixels and degrees ({told})", where=where, hint=hint)
+        message = f"label coordinates {reason} pixels and degrees ({told})"
+        raise ReleaseError(message, where=where, hint=hint, rule="coordinates-unclear")
 
 
 def _short(value: object) -> str:
+    """Return a value as it may stand in a message, whatever its size."""
+    if isinstance(value, dict | list):
+        return "{...}" if isinstance(value, dict) else "[...]"
     text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."  # noqa: PLR2004
+    return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."

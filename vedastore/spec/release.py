@@ -86,9 +86,9 @@ def class_name(value: object, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise LabelError("a class name is not Unicode text (lone surrogate)", where=where) from None
+        raise LabelError("a class name is not Unicode text (lone surrogate)", where=where, rule="label-class") from None
     if not text:
-        raise LabelError("a class has an empty name", where=where)
+        raise LabelError("a class has an empty name", where=where, rule="label-class")
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,11 +12,13 @@ import numpy as np
 
 from vedastore.io import geometry
 from vedastore.spec.geometry import footprint_transform
+from vedastore.spec.lonlat import HALF_WORLD, POLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vedastore.model import Affine6, LabelCoords
+    from vedastore.spec.lonlat import Bbox
     from vedastore.store.ledger import PairEntry
 
 Columns = dict[str, list[Any]]
@@ -46,7 +49,7 @@ def georeference(pair: PairEntry) -> Georeference:
     transform, flags = footprint_transform(pair.footprint, pair.height, pair.width)
     if transform is None or invert(transform) is None:
         return Georeference(None, None, flags)
-    return Georeference(geometry.LONLAT, transform, flags | {"footprint_georeferenced"})
+    return Georeference(geometry.LONLAT, transform, flags | {"footprint-georeferenced"})
 
 
 def invert(transform: Affine6) -> Affine6 | None:
@@ -62,58 +65,90 @@ def invert(transform: Affine6) -> Affine6 | None:
 def plan_rows(pairs: Sequence[PairEntry], coords: LabelCoords | None) -> tuple[Columns, Columns]:
     """Return the columns of ``samples`` and ``features`` for some pairs."""
     places = [georeference(p) for p in pairs]
-    features = _features(pairs, places, coords)
-    lost = {i for i, shape in zip(features["position"], features["geometry_px"], strict=True) if shape is None}
-    astray = _disagreeing(pairs, places)
-    odd = _odd_geometries(pairs)
-    flags = [
-        sorted(
-            {*p.flags, *g.flags}
-            | ({"objects_unplaced"} if p.position in lost else set())
-            | ({"footprint_disagrees"} if off else set())
-            | odd.get(p.position, set())
-        )
-        for p, g, off in zip(pairs, places, astray, strict=True)
-    ]
-    return _samples(pairs, places, flags), features
-
-
-def _odd_geometries(pairs: Sequence[PairEntry]) -> dict[int, set[str]]:
-    """Flag what is stored as it was given, but is no sound geometry: by position."""
-    flags: dict[int, set[str]] = {}
     footprints = geometry.parse_wkb([p.footprint for p in pairs])
-    for pair, (west, south, east, north) in zip(pairs, geometry.bounds(footprints).tolist(), strict=True):
-        if west < -180 or east > 180 or south < -90 or north > 90:  # noqa: PLR2004 - the ends of the world
-            flags.setdefault(pair.position, set()).add("footprint_out_of_range")
-    owners = [*pairs, *(p for p in pairs for _ in p.objects)]
-    shapes = np.concatenate([footprints, geometry.parse_wkb([o.geometry for p in pairs for o in p.objects])])
-    for index in geometry.find_invalid(shapes):
-        flags.setdefault(owners[index].position, set()).add("invalid_geometry")
-    return flags
+    boxes = geometry.covering_bboxes(footprints)
+    features = _features(pairs, places, coords)
+    flags: list[set[str]] = [{*p.flags, *g.flags} for p, g in zip(pairs, places, strict=True)]
+    for pair, found in zip(pairs, flags, strict=True):
+        if pair.label.startswith(codecs.BOM_UTF8):
+            found.add("json-bom")
+    _flag_world(flags, footprints, boxes)
+    _flag_objects(flags, pairs, features)
+    _flag_disagreeing(flags, pairs, places, footprints)
+    _flag_odd_shapes(flags, pairs, footprints, features)
+    return _samples(pairs, places, boxes, [sorted(f) for f in flags]), features
 
 
-def _disagreeing(pairs: Sequence[PairEntry], places: Sequence[Georeference]) -> list[bool]:
-    """Tell which footprints lie more than a pixel off the image, where the image says itself where it is."""
-    given = geometry.parse_wkb([p.footprint for p in pairs])
+def _flag_world(flags: list[set[str]], footprints: Any, boxes: Sequence[Bbox | None]) -> None:
+    """Flag footprints at the edges of the world, and beyond; ``boxes`` are around them on the globe."""
+    for found, box, (west, south, east, north) in zip(flags, boxes, geometry.bounds(footprints).tolist(), strict=True):
+        if box is None:
+            continue
+        if box[0] > box[2]:
+            found.add("footprint-antimeridian")
+        elif west < -HALF_WORLD or east > HALF_WORLD:
+            found.add("footprint-out-of-range")
+        if south < -POLE or north > POLE:
+            found.add("footprint-out-of-range")
+        elif box[1] == -POLE or box[3] == POLE:
+            found.add("footprint-pole")
+
+
+def _flag_objects(flags: list[set[str]], pairs: Sequence[PairEntry], features: Columns) -> None:
+    """Flag samples whose objects have no place in pixels, or one outside of the chip."""
+    owners = np.repeat(np.arange(len(pairs)), [len(p.objects) for p in pairs]).tolist()
+    for owner, box in zip(owners, features["box_px"], strict=True):
+        if box is None:
+            flags[owner].add("objects-unplaced")
+        elif box[0] >= pairs[owner].width or box[1] >= pairs[owner].height or box[2] <= 0 or box[3] <= 0:
+            flags[owner].add("object-outside")
+
+
+def _flag_odd_shapes(flags: list[set[str]], pairs: Sequence[PairEntry], footprints: Any, features: Columns) -> None:
+    """Flag what is stored as it was given, but is no sound geometry."""
+    given = geometry.parse_wkb([o.geometry for p in pairs for o in p.objects])
+    owners = [*range(len(pairs)), *np.repeat(np.arange(len(pairs)), [len(p.objects) for p in pairs]).tolist()]
+    pixel = geometry.parse_wkb(features["geometry_px"])
+    flat = {len(pairs) + i for i in geometry.find_flat(pixel, np.array(features["area_px"], dtype="f8"))}
+    invalid, unchecked = geometry.find_invalid(np.concatenate([footprints, given]))
+    for indices, flag in ((flat, "geometry-degenerate"), ({*invalid} - flat, "geometry-invalid"),
+                          (unchecked, "geometry-unchecked")):  # fmt: skip
+        for index in indices:
+            flags[owners[index]].add(flag)
+
+
+def _flag_disagreeing(
+    flags: list[set[str]], pairs: Sequence[PairEntry], places: Sequence[Georeference], footprints: Any
+) -> None:
+    """Flag footprints more than a pixel off the image, where the image says itself where it is."""
     own = np.array(
         [p.footprint is not None and g.crs is not None and g.crs == p.crs for p, g in zip(pairs, places, strict=True)]
     )
+    astray = own & ~_fits(pairs, places, footprints, own)
+    if astray.any():
+        swapped = astray & _fits(pairs, places, geometry.exchange_axes(footprints), astray)
+        for index in np.flatnonzero(astray).tolist():
+            flags[index].add("footprint-swapped" if swapped[index] else "footprint-disagrees")
+
+
+def _fits(pairs: Sequence[PairEntry], places: Sequence[Georeference], footprints: Any, chosen: Any) -> Any:
+    """Tell which footprints lie within a pixel of their image's edges."""
     pixel = np.full(len(pairs), None)
-    _fill(pixel, given, own, places, to_pixel=True)
+    _fill(pixel, footprints, chosen, places, to_pixel=True)
     frames = np.array([(0, 0, p.width, p.height) for p in pairs], dtype="f8").reshape(-1, 4)
-    off = np.abs(geometry.bounds(pixel) - frames).max(axis=1)
-    return [bool(flag) for flag in own & ~(off <= FOOTPRINT_LIMIT_PX)]
+    return np.abs(geometry.bounds(pixel) - frames).max(axis=1) <= FOOTPRINT_LIMIT_PX
 
 
-def _samples(pairs: Sequence[PairEntry], places: Sequence[Georeference], flags: list[list[str]]) -> Columns:
-    shapes = geometry.parse_wkb([p.footprint for p in pairs])
+def _samples(
+    pairs: Sequence[PairEntry], places: Sequence[Georeference], boxes: Sequence[Bbox | None], flags: list[list[str]]
+) -> Columns:
     return {
         "id": [p.id for p in pairs],
         "position": [p.position for p in pairs],
         "bucket": [p.bucket for p in pairs],
         "row": [p.row for p in pairs],
         "geometry": [p.footprint for p in pairs],
-        "bbox": _bboxes(shapes),
+        "bbox": _edges(boxes),
         "crs": [g.crs if g.transform else p.crs for p, g in zip(pairs, places, strict=True)],
         "transform": [g.transform or p.transform for p, g in zip(pairs, places, strict=True)],
         "height": [p.height for p in pairs],
@@ -153,7 +188,7 @@ def _features(pairs: Sequence[PairEntry], places: Sequence[Georeference], coords
         "class": [o.class_name for _, _, o in entries],
         "ordinal": [o.ordinal for _, _, o in entries],
         "geometry": geometry.dump_wkb(ground),
-        "bbox": _bboxes(ground),
+        "bbox": _edges(geometry.covering_bboxes(ground)),
         "geometry_px": geometry.dump_wkb(pixel),
         "box_px": boxes,
         "area_px": areas,
@@ -173,7 +208,6 @@ def _fill(target: Any, given: Any, chosen: Any, places: Sequence[Georeference], 
             target[of] = geometry.project(geometry.apply_affine(given[of], transforms), crs, "to_lonlat")
 
 
-def _bboxes(shapes: Any) -> list[dict[str, float] | None]:
-    rows = geometry.bounds(shapes).tolist()
+def _edges(boxes: Sequence[Bbox | None]) -> list[dict[str, float] | None]:
     names = ("xmin", "ymin", "xmax", "ymax")
-    return [None if math.isnan(row[0]) else dict(zip(names, row, strict=True)) for row in rows]
+    return [None if box is None else dict(zip(names, box, strict=True)) for box in boxes]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from vedastore.errors import StoreError
 from vedastore.io import geometry
 from vedastore.spec import keys
+from vedastore.spec.lonlat import HALF_WORLD
 from vedastore.spec.root import IndexFile
 from vedastore.spec.rules import RULES
 from vedastore.spec.tables import GEOMETRY_COLUMNS, LENGTHS, NULLABLE, SCHEMAS, geo_metadata
@@ -145,6 +146,9 @@ class TableWriter:
 
         self._types[column] |= geometry.type_names(shapes)
         edges = geometry.bounds(shapes)
+        if column == "geometry":  # around all of them runs the whole world where one of them is on its edge
+            crossing = [b is not None and b[0] > b[2] for b in geometry.covering_bboxes(shapes)]
+            edges[crossing, ::2] = -HALF_WORLD, HALF_WORLD
         edges = edges[~np.isnan(edges[:, 0])]
         if len(edges):
             before = self._bounds.get(column, (np.inf, np.inf, -np.inf, -np.inf))

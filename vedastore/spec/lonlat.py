@@ -1,0 +1,102 @@
+"""Boxes in longitude and latitude, on a globe where 180 and -180 degrees are one line. Pure rules, no I/O.
+
+Source: https://www.rfc-editor.org/rfc/rfc7946 sections 3.1.9 and 5.2: the box of what runs over the antimeridian has
+its western edge above its eastern one. GeoParquet 1.1 takes its bounding boxes from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Bbox = tuple[float, float, float, float]
+"""West, south, east, north in degrees; west is above east where the box runs over the antimeridian."""
+
+HALF_WORLD: Final = 180.0
+"""An edge that is longer than this, and shorter than the world, runs over the antimeridian, the short way."""
+WORLD: Final = 360.0
+POLE: Final = 90.0
+
+
+def covering_bbox(rings: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Bbox:
+    """Return the box around closed outer rings (longitude, latitude).
+
+    Longitudes up to one turn beyond 180 degrees are taken for what they are on the globe; numbers beyond that are no
+    degrees, and the box has them as they are. A ring around a pole reaches to it.
+
+    Examples
+    --------
+    >>> covering_bbox([np.array([(179, 1), (-179, 1), (-179, 2), (179, 2), (179, 1)], "f8")])
+    (179.0, 1.0, -179.0, 2.0)
+    """
+    points = np.concatenate(rings)
+    (west, south), (east, north) = points.min(0).tolist(), points.max(0).tolist()
+    if west < -WORLD or east > WORLD:
+        return west, south, east, north
+    spans = []
+    for ring in rings:
+        low, high, turns = _unroll(ring[:, 0])
+        if turns:
+            south, north = (-POLE, north) if ring[:, 1].mean() < 0 else (south, POLE)
+            low, high = -HALF_WORLD, HALF_WORLD
+        spans.append(_place(low, high))
+    west, east = min(low for low, _ in spans), max(high for _, high in spans)
+    meets = east == HALF_WORLD and west == -HALF_WORLD and (west, east) not in spans
+    if east > HALF_WORLD or meets:
+        # Seen from Greenwich eastwards, the antimeridian lies in the middle.
+        eastwards = [(low, high) if low >= 0 else (low + WORLD, high + WORLD) for low, high in spans]
+        west, east = min(low for low, _ in eastwards), max(high for _, high in eastwards)
+        west, east = (west, east - WORLD) if east - west < WORLD else (-HALF_WORLD, HALF_WORLD)
+    return west, south, east, north
+
+
+def bbox_intersects(a: Bbox, b: Bbox) -> bool:
+    """Tell whether two boxes have a point in common; either may run over the antimeridian.
+
+    Examples
+    --------
+    >>> fiji = (177.0, -20.0, -178.0, -12.0)
+    >>> bbox_intersects(fiji, (179.0, -17.0, 180.0, -16.0)), bbox_intersects(fiji, (-179.5, -17.0, -179.0, -16.0))
+    (True, True)
+    >>> bbox_intersects(fiji, (0.0, -17.0, 10.0, -16.0))
+    False
+    """
+    if a[1] > b[3] or b[1] > a[3]:
+        return False
+    return any(w <= east and west <= e for w, e in _stretches(a) for west, east in _stretches(b))
+
+
+def _stretches(box: Bbox) -> tuple[tuple[float, float], ...]:
+    """Return the longitudes of a box as ranges from low to high; both names of the antimeridian count."""
+    west, _, east, _ = box
+    ranges = [(west, east)] if west <= east else [(west, HALF_WORLD), (-HALF_WORLD, east)]
+    if any(e == HALF_WORLD for _, e in ranges):
+        ranges.append((-HALF_WORLD, -HALF_WORLD))
+    if any(w == -HALF_WORLD for w, _ in ranges):
+        ranges.append((HALF_WORLD, HALF_WORLD))
+    return tuple(ranges)
+
+
+def _unroll(longitudes: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, bool]:
+    """Follow a ring without the jump from 180 to -180: its ends in the west and east, whether it goes round a pole."""
+    steps = np.diff(longitudes)
+    jumps = np.abs(steps) > HALF_WORLD
+    if not (jumps & (np.abs(steps) < WORLD)).any():
+        jumps[:] = False  # edges of one turn alone go around the world, as in a map of all of it
+    turns = np.concatenate([[0.0], np.cumsum(np.where(jumps, -WORLD * np.sign(steps), 0.0))])
+    followed = longitudes + turns
+    return float(followed.min()), float(followed.max()), bool(turns[-1])
+
+
+def _place(low: float, high: float) -> tuple[float, float]:
+    """Move a range of longitudes by whole turns, so that it begins on the globe."""
+    if high - low >= WORLD:
+        return -HALF_WORLD, HALF_WORLD
+    if low < -HALF_WORLD or high > HALF_WORLD:
+        turns = np.floor((low + HALF_WORLD) / WORLD) * WORLD
+        low, high = float(low - turns), float(high - turns)
+    return low, high
