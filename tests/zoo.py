@@ -143,7 +143,8 @@ def sweep():
                 } | ({"predictor": predictor} if predictor > 1 else {})  # fmt: skip
                 yield Entry(
                     group=scheme, name=f"{dtype} predictor {predictor} {form} by {writer.__name__[7:]}",
-                    make=partial(writer, dtype, scheme, predictor, planar=planar, tiled=tiled, order=order, big=big), tags=tags,
+                    make=partial(writer, dtype, scheme, predictor, planar=planar, tiled=tiled, order=order, big=big),
+                    tags=tags,
                 )  # fmt: skip
 
 
