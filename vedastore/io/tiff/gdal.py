@@ -27,7 +27,7 @@ from vedastore.io.tiff.structure import (
 from vedastore.model import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -42,35 +42,36 @@ DECODING = {
 #: (Warnings cannot be silenced safely beside other threads.)
 PLACEHOLDER = (2.0, 2.0, 0.0), (0.0,) * 6
 
+CANNOT = re.compile(r"unsupported|not supported|(can ?not|can't) handle|missing codec", re.IGNORECASE)
+MEMORY_FILE = re.compile(r"(/vsimem/[\w-]+/)?[\da-f-]{36}\.tif[:,] ?")
+
 TRUSTED = Limits(image_bytes=1 << 62, image_trusted_bytes=1 << 62)  # for files that were made here
 
 
 @contextmanager
-def open_tiff(data: bytes, what: str, cannot_open: Callable[[str], ImageError] = damaged) -> Iterator[Any]:
+def open_tiff(data: bytes, what: str) -> Iterator[Any]:
     """Open a TIFF in memory with rasterio, with the GTiff driver only; every failure becomes an ImageError.
 
-    ``cannot_open`` makes the error where GDAL does not even open it; in all other cases the file is damaged.
+    It is a refusal of the layout where GDAL itself says that it cannot do such a thing, else the file is damaged.
     """
     import rasterio
     from rasterio._err import CPLE_BaseError
     from rasterio.errors import RasterioError
 
-    foreign = (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError)
     try:
-        with rasterio.MemoryFile(data) as memory:
-            try:
-                dataset = memory.open(driver="GTiff")
-            except foreign as error:
-                raise cannot_open(f"{what} cannot be opened by GDAL ({_reason(error)})") from None
-            with dataset:
-                yield dataset
-    except foreign as error:
-        raise damaged(f"{what} cannot be read by GDAL ({_reason(error)})") from None
+        with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as dataset:
+            yield dataset
+    except (RasterioError, CPLE_BaseError, OSError, ValueError, TypeError) as error:
+        reason = _reason(error)
+        refuse = unsupported if CANNOT.search(reason) else damaged
+        raise refuse(f"{what} cannot be read by GDAL ({reason})") from None
 
 
 def _reason(error: BaseException) -> str:
-    """Say what GDAL says, without the name of the file in memory."""
-    return re.sub(r"[\da-f-]{36}\.tif[:,] ", "", str(error.__cause__ or error))
+    """Say what GDAL said first, without the name of the file in memory."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return MEMORY_FILE.sub("", str(error)).rstrip(".")
 
 
 def placeholder(order: str) -> dict[int, Value | None]:

@@ -18,8 +18,9 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 
 STRIP_OFFSETS, BANDS, ROWS_PER_STRIP, STRIP_COUNTS, PLANAR, PREDICTOR = 273, 277, 278, 279, 284, 317
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS, SAMPLE_FORMAT = 322, 323, 324, 325, 339
 DEPTH, NODATA = 32997, 42113
-YCBCR, CIELAB, LOGL, LOGLUV = 6, 8, 32844, 32845
-COLOUR_SPACES = {YCBCR: "YCbCr", CIELAB: "CIELAB", LOGL: "LogL", LOGLUV: "LogLuv"}  # those that GDAL converts to RGB
+CMYK, YCBCR, CIELAB, LOGL, LOGLUV = 5, 6, 8, 32844, 32845
+#: Colour spaces that GDAL converts to RGB, most of them in samples of 8 bits.
+COLOUR_SPACES = {CMYK: "CMYK", YCBCR: "YCbCr", CIELAB: "CIELAB", LOGL: "LogL", LOGLUV: "LogLuv"}
 CHUNKY, PLANES = 1, 2
 DIFFERENCES, FLOAT_BYTES = 2, 3  # predictors; 1 is none
 LIMIT_DIFFERENCES_BYTES = 8  # size of the samples of which libtiff takes differences
@@ -125,7 +126,7 @@ def parse_layout(directory: Directory, limits: Limits = DEFAULT_LIMITS) -> Layou
     if height <= 0 or width <= 0 or bands <= 0:
         raise damaged(f"an image of {bands} bands, {height} rows and {width} columns")
     dtype = _parse_dtype(directory, scheme, bands)
-    _refuse_unsupported(directory, scheme)
+    _refuse_unsupported(directory, scheme, dtype)
     tiled = TILE_WIDTH in directory.entries
     if tiled:
         segment_height, segment_width = directory.integer(TILE_HEIGHT, 0), directory.integer(TILE_WIDTH, 0)
@@ -176,7 +177,7 @@ def _parse_dtype(directory: Directory, scheme: int, bands: int) -> np.dtype[np.g
     return np.dtype(f"{directory.form.order}{kind}{bits // 8}")
 
 
-def _refuse_unsupported(directory: Directory, scheme: int) -> None:
+def _refuse_unsupported(directory: Directory, scheme: int, dtype: np.dtype[np.generic]) -> None:
     if scheme not in SCHEMES:
         raise unsupported(f"compression {name_scheme(scheme)}")
     bands = directory.integer(BANDS, 1)
@@ -187,7 +188,8 @@ def _refuse_unsupported(directory: Directory, scheme: int) -> None:
     if directory.integer(DEPTH, 1) != 1:
         raise unsupported("volumes (ImageDepth above 1)")
     colours = directory.integer(PHOTOMETRIC, 1)
-    if colours in COLOUR_SPACES and (colours != YCBCR or scheme not in LOSSY):
+    kept = (colours == YCBCR and scheme == JPEG) or (colours == CMYK and dtype.itemsize > 1)
+    if colours in COLOUR_SPACES and not kept:
         raise unsupported(f"{COLOUR_SPACES[colours]} samples, {SCHEMES[scheme]}")
 
 

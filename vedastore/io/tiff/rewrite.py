@@ -15,7 +15,6 @@ from vedastore.io.tiff.directories import Value, with_changes
 from vedastore.io.tiff.layout import (
     COMPRESSION,
     DEFLATE,
-    JPEG,
     LOSSY,
     PHOTOMETRIC,
     PREDICTOR,
@@ -127,7 +126,7 @@ def _lossless_tags(directory: Directory, layout: Layout) -> dict[int, Value | No
     changes[COMPRESSION] = short(DEFLATE)
     if directory.integer(PHOTOMETRIC, 1) == YCBCR:
         changes |= dict.fromkeys(YCBCR_TAGS)
-        changes[PHOTOMETRIC] = short(RGB) if layout.scheme == JPEG else None
+        changes[PHOTOMETRIC] = short(RGB)
     return changes
 
 

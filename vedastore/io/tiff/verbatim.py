@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 #: Bits of the samples that GDAL reads right, by format; it takes all others for unsigned numbers, or refuses them.
 READABLE_BITS = {
-    UNSIGNED: {*range(1, 33), 64}, VOID: {*range(1, 33), 64}, SIGNED: {*SIZES_BITS["i"]}, FLOAT: {16, 24, 32, 64},
+    UNSIGNED: {*range(1, 33), 64}, VOID: {*SIZES_BITS["u"]}, SIGNED: {*SIZES_BITS["i"]}, FLOAT: {16, 24, 32, 64},
     COMPLEX_INTEGER: {32, 64}, COMPLEX: {*SIZES_BITS["c"]},
 }  # fmt: skip
 PREDICTABLE_BITS = {DIFFERENCES: {8, 16, 32, 64}, FLOAT_BYTES: {16, 24, 32, 64}}  # by predictor
@@ -85,7 +85,7 @@ def read_verbatim(data: bytes, directory: Directory, limits: Limits) -> npt.NDAr
     for _ in iter_later_directories(directory):
         pass
     _check_size(len(data), scheme, bands * _canvas(directory) * -(-bits // 8), limits)
-    with open_tiff(bare(data, directory), f"an image of {name},", unsupported) as dataset:
+    with open_tiff(bare(data, directory), f"an image of {name},") as dataset:
         if (dataset.height, dataset.width) != (height, width):
             raise damaged(f"GDAL reads {dataset.height} rows and {dataset.width} columns, the tags say otherwise")
         dtype = _wanted(set(dataset.dtypes), form, bits, name)
