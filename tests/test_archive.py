@@ -357,6 +357,23 @@ def test_padding_has_a_limit():
     refused(tar + bytes(5 << 20), "above the limit of 4194304", limits=Limits(padding_bytes=4 << 20))
 
 
+@pytest.mark.parametrize("place", [100, 108, 116, 136])
+def test_fields_that_are_no_numbers(place):
+    block = bytearray(header())
+    block[place : place + 8] = b"0000x44\0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    refused(bytes(block) + END, "is no number")
+    block[place : place + 8] = b"\xff" * 8  # GNU's way to write what does not fit
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert [m.name for m in members(bytes(block) + END)] == ["a"]
+
+
+def test_a_long_name_without_its_end():
+    refused(extension(b"L", b"images/1") + header() + END, "its long name has no end")
+
+
 def test_refusals_name_their_rule():
     def rule_of(tar, limits=None):
         with pytest.raises(ArchiveError) as caught:

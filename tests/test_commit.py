@@ -290,3 +290,17 @@ def test_collections_pickle(tmp_path):
     copy = pickle.loads(pickle.dumps(collection[1:]))
     assert [s.id for s in copy] == ["1", "2"]
     assert (copy[0].image == collection[1].image).all()
+
+
+def test_an_overwrite_follows_no_link_out_of_the_store(tmp_path):
+    source = make_release(2).tar_gz(tmp_path / "r.tar.gz")
+    vs.convert(source, tmp_path / "r.zarr")
+    mine = tmp_path / "mine.txt"
+    mine.write_text("keep me")
+    link = tmp_path / "r.zarr" / "chips" / "zarr.json"
+    link.unlink()
+    link.symlink_to(mine)
+    with pytest.raises(StoreError, match="symbolic link"):
+        vs.convert(source, tmp_path / "r.zarr", mode="overwrite")
+    assert mine.read_text() == "keep me"
+    assert vs.open(tmp_path / "r.zarr")[0].id == "0"

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from vedastore.errors import ArchiveError, ImageError
+from vedastore.errors import ArchiveError, ImageError, StoreError
 from vedastore.io import archive, tiff
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader, ParallelGzipWriter
@@ -161,7 +161,15 @@ class ReleaseWriter:
         self._tar = archive.TarWriter(self._gzip.write if self._gzip else file.write)
 
     def add(self, name: str, data: bytes, *, is_dir: bool = False) -> None:
-        """Write one member."""
+        """Write one member.
+
+        Raises
+        ------
+        StoreError
+            For a name that no release may hold: no conversion has written it into a store.
+        """
+        if fault := archive.name_fault(name):
+            raise StoreError(f"the name of a member {fault}", where=name)
         self._tar.add(name, data, mtime=EXPORT_MTIME, is_dir=is_dir)
 
     def close(self) -> None:

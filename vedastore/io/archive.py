@@ -31,10 +31,11 @@ _ZEROS: Final = bytes(_BLOCK)
 _READ_BYTES: Final = 16 << 20
 _SHOWN_CHARS: Final = 200
 
-_HEADER: Final = struct.Struct("100s 24x 12s 20x c 100x 8s 80x 155s 12x")  # the fields that _parse_header names
+_HEADER: Final = struct.Struct("100s 8s 8s 8s 12s 12s 8x c 100x 8s 80x 155s 12x")  # the fields of _parse_header
 _CHECKSUM: Final = slice(148, 156)
 _POSIX, _GNU, _V7 = b"ustar\0", b"ustar  \0", bytes(8)
 _OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
+_BASE_256: Final = 0x80  # the bit in a field's first byte that says so
 _PAX_SIZE: Final = re.compile(rb"[0-9]{1,18}")
 _PAX_RECORD: Final = re.compile(rb"([0-9]{1,18}) ([^=\n]+)=")
 
@@ -91,6 +92,17 @@ def sniff(head: bytes) -> Literal["gzip", "tar", "unknown"]:
     if block[257:262] == b"ustar" or block == _ZEROS or (len(block) == _BLOCK and _checksum_holds(block)):
         return "tar"
     return "unknown"
+
+
+def name_fault(name: str) -> str | None:
+    """Say what makes a name one that no release may hold; None for all others.
+
+    >>> name_fault("../a"), name_fault("images/1.tif")
+    ("holds '..'", None)
+    """
+    if not _ANY_REFUSED.search(name):
+        return None
+    return next(reason for pattern, reason in _REFUSED_NAMES if pattern.search(name))
 
 
 def iter_members(read: Callable[[int], bytes], where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
@@ -298,10 +310,13 @@ class _OverLimitError(_RefusalError):
 
 
 def _parse_header(block: bytes) -> _Header:
-    name, size, kind, magic, prefix = _HEADER.unpack(block)
+    name, mode, user, group, size, time, kind, magic, prefix = _HEADER.unpack(block)
     is_posix = magic.startswith(_POSIX)
     if not _checksum_holds(block) or not (is_posix or magic in (_GNU, _V7)):
         raise _RefusalError("is damaged, or is no tar header")
+    for field in (mode, user, group, time):  # of no use here, but some programs stop at what is no number
+        if field[0] < _BASE_256 and not _OCTAL.fullmatch(field):
+            raise _RefusalError(f"is damaged: {field!r} is no number")
     name, prefix = name.partition(b"\0")[0], prefix.partition(b"\0")[0]
     full_name = prefix + b"/" + name if is_posix and prefix else name
     return _Header(full_name, kind, _parse_number(size))
@@ -354,6 +369,8 @@ def _extended(header: _Header, pending: dict[bytes, bytes]) -> _Header:
         size = int(records["size"])
     if b"L" in pending and "path" in records:
         raise _MemberError("has two long names")
+    if b"L" in pending and not pending[b"L"].endswith(b"\0"):
+        raise _RefusalError("its long name has no end")
     name = pending[b"L"].rstrip(b"\0") if b"L" in pending else records.get("path", header.name)
     return _Header(name, header.kind, size)
 
@@ -379,8 +396,8 @@ def _checked_name(raw: bytes, limits: Limits) -> str:
         raise _MemberError("its name is not UTF-8") from None
     if len(name) > limits.name_chars:
         raise _OverLimitError(f"its name of {len(name)} characters", "name_chars", limits)
-    if _ANY_REFUSED.search(name):
-        raise _MemberError(f"its name {next(reason for pattern, reason in _REFUSED_NAMES if pattern.search(name))}")
+    if fault := name_fault(name):
+        raise _MemberError(f"its name {fault}")
     return name
 
 

@@ -99,7 +99,9 @@ class LocalObjects:
         path = self.path / key
         with self._translated(key):
             self._make_directory(path.parent)
-            with path.open("wb") as file:
+            # NOFOLLOW: a link in a stranger's store must not turn an overwrite on another file.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            with os.fdopen(descriptor, "wb") as file:
                 size = sum(file.write(part) for part in parts)
                 file.flush()
                 os.fsync(file.fileno())
