@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.strategies import Case
+
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CORPUS = ROOT / "build" / "fuzz"
 NAMES = ("archive", "gzip", "tiff_structure", "tiff_decode", "envelope", "label", "root", "meta", "bounds")
@@ -212,15 +214,17 @@ def fuzz_releases(folder: Path, seconds: int) -> int:
 
     from tests.strategies import assert_taken_or_refused, releases_with_defects
 
-    end, drawn = time.monotonic() + seconds, {"stored": 0, "refused": 0}
+    folder.mkdir(parents=True, exist_ok=True)
+    end, drawn, last = time.monotonic() + seconds, {"stored": 0, "refused": 0}, folder / "release.tar.gz"
 
     @settings(
         max_examples=100, derandomize=False, deadline=None, suppress_health_check=list(HealthCheck),
         database=DirectoryBasedExampleDatabase(folder / "releases"),
         phases=[Phase.reuse, Phase.generate, Phase.shrink],
     )  # fmt: skip
-    @given(releases_with_defects())
-    def batch(case: object) -> None:
+    @given(releases_with_defects(mutants=True))
+    def batch(case: Case) -> None:
+        last.write_bytes(case.data)
         drawn[assert_taken_or_refused(case)] += 1
 
     found = 0
@@ -228,7 +232,7 @@ def fuzz_releases(folder: Path, seconds: int) -> int:
         try:
             batch()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
-            print(f"FOUND {type(error).__name__}: {error}", *getattr(error, "__notes__", []), sep="\n")
+            print(f"FOUND {type(error).__name__}: {error}", *getattr(error, "__notes__", []), f"in {last}", sep="\n")
             found = 1
     print(f"hypothesis: {drawn['stored']} releases stored, {drawn['refused']} refused, {found} findings")
     return found
