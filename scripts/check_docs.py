@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Checks the documentation, and writes the part of it that is generated: scripts/check_docs.py [--write].
 
-The reference (docs/reference.md) is generated from the parser of the command line and from the public Python names.
-Without arguments everything is checked: the reference is up to date, every command has help, relative links and images
-lead somewhere, every file in docs is reachable from README.md or docs/index.md, and no page names a place of one
-machine.
+The reference (docs/reference.md) is generated from the parser of the command line and from the public Python names,
+the tables of docs/tiff.md from the tests' catalogue of TIFF layouts, each of which is read for it.
+Without arguments everything is checked: both are up to date, every command has help, relative links and images lead
+somewhere, every file in docs is reachable from README.md or docs/index.md, and no page names a place of one machine.
 """
 # ruff: noqa: SLF001 - argparse keeps to itself which commands and options a parser has
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 STARTS = ("README.md", "docs/index.md")
 REFERENCE = "docs/reference.md"
+LAYOUTS = "docs/tiff.md"
+_TABLES = re.compile(r"(?<=<!-- generated -->\n).*(?=<!-- end -->)", re.DOTALL)
 LINE = 100
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
@@ -55,12 +57,14 @@ All errors are in `vedastore.errors`. Each has `message`, `where` and `hint`; `s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check; return the exit code."""
     parser = argparse.ArgumentParser(description="Check the documentation.")
-    parser.add_argument("--write", action="store_true", help=f"write {REFERENCE} before checking")
+    parser.add_argument("--write", action="store_true", help=f"write {REFERENCE} and {LAYOUTS} first")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to check, this one without it")
     options = parser.parse_args(arguments)
     if options.write:
         (options.root / REFERENCE).write_text(reference(), encoding="utf-8")
-    problems = [*check_help(), *check_reference(options.root), *check_pages(options.root)]
+        (options.root / LAYOUTS).write_text(with_layouts(options.root), encoding="utf-8")
+    root = options.root
+    problems = [*check_help(), *check_reference(root), *check_layouts(root), *check_pages(root)]
     for problem in problems:
         print(problem)
     if not problems:
@@ -88,6 +92,20 @@ def check_reference(root: Path) -> Iterator[str]:
     page = root / REFERENCE
     if not page.exists() or page.read_text(encoding="utf-8") != reference():
         yield f"{REFERENCE} is out of date: run scripts/check_docs.py --write"
+
+
+def check_layouts(root: Path) -> Iterator[str]:
+    """Tell whether the tables of TIFF layouts say what becomes of them."""
+    if (root / LAYOUTS).read_text(encoding="utf-8") != with_layouts(root):
+        yield f"{LAYOUTS} is out of date: run scripts/check_docs.py --write"
+
+
+def with_layouts(root: Path) -> str:
+    """Return the page on TIFF layouts with tables made anew."""
+    sys.path.insert(0, str(ROOT))  # the catalogue is part of the tests
+    from scripts.tiff_layouts import layouts
+
+    return _TABLES.sub(lambda _: layouts(), (root / LAYOUTS).read_text(encoding="utf-8"))
 
 
 def check_pages(root: Path) -> Iterator[str]:

@@ -18,6 +18,7 @@ from tests.tiff_bytes import Page, float24, image, pack_bits, reverse_bits, tiff
 from tests.zoo import (
     DECODED,
     EQUIVALENT,
+    EXACT,
     HEIGHT,
     REFUSED,
     WIDTH,
@@ -53,13 +54,7 @@ def one(segments, *, order="<", big=False, width=WIDTH, height=HEIGHT, **tags):
 
 def specials():
     """All of them."""
-    yield from sample_types()
-    yield from colours()
-    yield from fax()
-    yield from other_schemes()
-    yield from lossy()
-    yield from arrangements()
-    yield from surroundings()
+    return itertools.chain.from_iterable(section() for section in SECTIONS.values())
 
 
 # ------------------------------------------------------------------------------ sample types
@@ -357,6 +352,8 @@ def arrangements():
     for compress in ("none", "deflate", "lzw"):
         make = partial(by_gdal, big, driver="COG", blocksize=128, compress=compress)
         yield Entry("cloud-optimised", compress, make, tags={"tile_width": 128, "pages": 2}, pixels=big)
+    make = partial(by_gdal, big, driver="COG", blocksize=128, compress="deflate", level=3)
+    yield Entry("cloud-optimised", "Deflate 3", make, EQUIVALENT, tags={"tile_width": 128, "pages": 2}, pixels=big)
 
 
 def _strips(parts, turns):
@@ -381,14 +378,23 @@ def _without_counts(pixels):
 # ------------------------------------------------------------------------------ all else in a file
 
 
+#: Ways in which a file comes back: outcome, compression, and how GDAL is told.
+WAYS = {
+    "uncompressed": (EXACT, 1, {}), "Deflate": (EXACT, 8, {"compress": "deflate"}),
+    "LZW": (EXACT, 5, {"compress": "lzw"}), "Deflate 3": (EQUIVALENT, 8, {"compress": "deflate", "ZLEVEL": 3}),
+    "JPEG": (DECODED, 7, {"compress": "jpeg"}), "LERC": (DECODED, 34887, {"compress": "lerc"}),
+}  # fmt: skip
+
+
 def surroundings():
-    for scheme in ("none", "deflate", "lzw"):
-        for name, (options, edit, tags) in _whereabouts().items():
-            make = partial(by_gdal, compress=scheme, edit=edit, **options)
-            yield Entry("georeferencing", f"{name}, {scheme}", make, tags=tags, pixels=some_pixels())
-        for name, (pixels, options, edit, tags) in _belongings().items():
-            make = partial(by_gdal, pixels, compress=scheme, edit=edit, **options)
-            yield Entry(name, scheme, make, tags=tags, pixels=pixels)
+    for name, (outcome, scheme, how) in WAYS.items():
+        for place, (options, edit, tags) in _whereabouts().items():
+            make = partial(by_gdal, edit=edit, **how, **options)
+            yield Entry("georeferencing", f"{place}, {name}", make, outcome, tags=tags | {"scheme": scheme})
+        for belonging, (pixels, options, edit, tags) in _belongings().items():
+            if name != "JPEG" or (pixels.dtype == "uint8" and len(pixels) == 3):
+                make = partial(by_gdal, pixels, edit=edit, **how, **options)
+                yield Entry(belonging, name, make, outcome, tags=tags | {"scheme": scheme})
     for order, big in itertools.product("<>", (False, True)):
         make = partial(_pages, order, big)
         yield Entry("several pages, SubIFDs, EXIF", f"{order} {big}", make, pixels=some_pixels(bands=1),
@@ -461,3 +467,9 @@ def _pages(order, big):
     other = Page(image(30, 5, bits=16, scheme=8), [zlib.compress(noise(300))])
     fax_page = Page(image(WIDTH, HEIGHT, bits=1), [pack_bits(pattern()[0], 1)])
     return tiff(first, other, fax_page, order=order, big=big)
+
+
+SECTIONS = {
+    "Samples": sample_types, "Colours": colours, "Fax": fax, "Other lossless compression": other_schemes,
+    "Lossy compression": lossy, "Arrangement": arrangements, "All else in a file": surroundings,
+}  # fmt: skip

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vedastore.io.isolation import with_codecs
 from vedastore.io.tiff.directories import Value, new_tiff
 from vedastore.io.tiff.gdal import MATRIX, PIXEL_SCALE, TIE_POINTS, open_tiff, placeholder
+from vedastore.io.tiff.structure import ASCII, DOUBLE, SHORT
 from vedastore.model import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ def read_crs(directory: Directory) -> str | None:
     if GEO_KEYS not in directory.entries or _has_control_points(directory):
         return None
     tags = []
-    for tag in (GEO_KEYS, GEO_DOUBLES, GEO_TEXTS):
+    for tag, kind in ((GEO_KEYS, SHORT), (GEO_DOUBLES, DOUBLE), (GEO_TEXTS, ASCII)):
         entry, raw = directory.entries.get(tag), directory.raw(tag)
-        if entry is not None and raw is not None:
+        if entry is not None and raw is not None and entry.kind == kind:
             tags.append((tag, entry.kind, entry.number, _readable(raw) if tag == GEO_TEXTS else raw))
     return _interpret(directory.form.order, tuple(tags))
 

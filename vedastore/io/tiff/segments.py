@@ -114,6 +114,8 @@ def parse_segments(directory: Directory, layout: Layout, limits: Limits = DEFAUL
             short = int(np.flatnonzero((counts < sizes) & (counts != 0))[0])
             raise damaged(f"truncated: {name[:-1]} {short} has {counts[short]} bytes, its pixels need {sizes[short]}")
         stored = np.minimum(counts, sizes)
+    if ((stored == 0) & (offsets != 0)).any():
+        raise unsupported(f"{name} with a place and no length")  # libtiff guesses how long they are
     _check_inside(offsets, stored, len(directory.data), name)
     refuse_bomb(layout.raw_bytes, int(stored.sum()), SCHEMES[layout.scheme], limits)
     return Segments(offsets, stored, sizes)
@@ -151,13 +153,13 @@ def check_apart(regions: list[Region], directory: Directory, layout: Layout) -> 
     The first would make the frame unreadable without the pixels; the second would let moved segments
     damage another page.
     """
+    later = list(iter_later_directories(directory))
     if not regions:
         return
     ends = [offset + length for offset, length in regions]
     place = _overlap(regions, ends, [(0, directory.form.header_bytes), *directory.ranges()])
     if place is not None:
         raise damaged(f"the pixels lie upon the tags (byte {place})")
-    later = list(iter_later_directories(directory))
     if layout.scheme != NONE:
         others = [*later, *iter_sub_directories([directory, *later])]
         if _overlap(regions, ends, (r for other in others for r in _used_ranges(other))) is not None:

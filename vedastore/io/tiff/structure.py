@@ -136,8 +136,10 @@ class Directory:
         return values
 
     def integer(self, tag: int, default: int) -> int:
-        """First number of a tag, which must be a whole one."""
+        """Return the number of a tag, which must be one whole number: libtiff looks past such a tag that has more."""
         values = self.whole(tag)
+        if len(values) > 1:
+            raise damaged(f"tag {tag} has {len(values)} values instead of one")
         return values[0] if values else default
 
     def integers(self, tag: int) -> npt.NDArray[np.int64]:
