@@ -51,7 +51,7 @@ def differences(a: bytes, b: bytes, limits: Limits = DEFAULT_LIMITS) -> list[str
     ImageError
         Where one of them cannot be read.
     """
-    return with_codecs(limits, _differences, a, b, limits)
+    return [] if a == b else with_codecs(limits, _differences, a, b, limits)
 
 
 def _differences(a: bytes, b: bytes, limits: Limits) -> list[str]:
