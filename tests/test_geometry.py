@@ -446,6 +446,15 @@ def test_large_shapes_are_checked_where_that_takes_little(shape, verdict):
     assert verdict == "unchecked" or shape.is_valid == (verdict == "valid")
 
 
+def test_a_shape_that_geos_gives_up_on_is_unchecked():
+    ring = [(-180, 2**53), (1e15, 180), (12, 181), (-180, 1e-300), (-180, 2**53)]
+    odd = shapely.Polygon([(x, y, 1) for x, y in ring])
+    with pytest.raises(shapely.GEOSException):
+        shapely.is_valid(odd)
+    bow_tie = shapely.Polygon([(0, 0), (5, 5), (5, 0), (0, 5)])
+    assert geometry.find_invalid(np.array([circle(8), odd, bow_tie, None])) == ([2], [1])
+
+
 @pytest.mark.parametrize(
     ("wkt", "flat"),
     [

@@ -25,8 +25,8 @@ POLE: Final = 90.0
 def covering_bbox(rings: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Bbox:
     """Return the box around closed outer rings (longitude, latitude).
 
-    Longitudes up to one turn beyond 180 degrees are taken for what they are on the globe; numbers beyond that are no
-    degrees, and the box has them as they are. A ring around a pole reaches to it.
+    Longitudes of up to 360 degrees are taken for what they are on the globe; numbers beyond that, and latitudes beyond
+    90, are no degrees, and the box has them as they are. A ring around a pole reaches to it.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def covering_bbox(rings: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Bbo
     """
     points = np.concatenate(rings)
     (west, south), (east, north) = points.min(0).tolist(), points.max(0).tolist()
-    if west < -WORLD or east > WORLD:
+    if west < -WORLD or east > WORLD or south < -POLE or north > POLE:
         return west, south, east, north
     spans = []
     for ring in rings:
