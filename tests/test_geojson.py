@@ -1,13 +1,15 @@
 import json
 import math
+import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import LabelError
-from vedastore.io.geojson import parse_json
-from vedastore.model import LabelOptions
+from vedastore.io.geojson import _check_limits, _depth, _memory, parse_json
+from vedastore.model import LabelOptions, Limits
 from vedastore.spec.labels import parse_label
 
 WHERE = "r.tar.gz: labels/1.json"
@@ -112,3 +114,104 @@ def test_lone_surrogates_pass_here_and_are_refused_as_class_names():
     assert feature["properties"]["note"] == "\udfff"
     with pytest.raises(LabelError, match="lone surrogate"):
         parse_label(feature, LabelOptions(), WHERE)
+
+
+# --------------------------------------------------------------------------------------------------------- the limits
+
+COUNT = 30_000
+LIST = "[" + ",".join(["%s"] * COUNT) + "]"
+ITEMS = (
+    *(
+        "[]",
+        "{}",
+        "[[]]",
+        "[{}]",
+        '{"a":0}',
+        '{"a":1000,"b":1.5}',
+        '{"a":{"b":{}}}',
+        "1",
+        "1.5",
+        "1e5",
+        "1000",
+        "9" * 50,
+    ),
+    *('"a"', '"ab"', '""', r'"\n\n"', '"é"', '"éé"', '"ab😀"', r'"\u0100"', r'"a\ud83d\ude00"', "[1000]"),
+    *("[1.5,1.5]", "[1.5,1.5,1.5,1.5,1.5]", "[1000,1000,1000,1000,1000,1000,1000,1000,1000]"),
+)
+NASTY = {
+    **{item: LIST.replace("%s", item) for item in ITEMS},
+    "other keys": "[" + ",".join(f'{{"k{i}":1000}}' for i in range(COUNT)) + "]",
+    "many keys": "{" + ",".join(f'"{i}":1000' for i in range(43_691)) + "}",  # as a table of keys has just grown
+    "long keys": "{" + ",".join(f'"{i:064}":1000' for i in range(21_846)) + "}",
+    "one string": '"' + "a" * 10**6 + '"',
+    "one wide string": '"' + "a" * 10**6 + '😀"',
+    "one wide key": '{"' + r"\n" * 10**6 + '😀":0}',
+    "one escaped string": '"' + "a" * 10**6 + r'\ud83d\ude00"',
+    "one less escaped string": '"' + "a" * 10**6 + r'\u0100"',
+    "deep": "[" + ",".join(["[" * 400 + "]" * 400] * 100) + "]",
+    "nothing": "[1" + " " * 10**6 + "]",
+    "mark": "\ufeff[1" + " " * 10**6 + "]",
+}  # fmt: skip
+UNLIMITED = Limits(json_bytes=2**40, json_memory_bytes=2**40)
+
+
+def peak_bytes(call):
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=[k[:30] for k in NASTY])
+def test_the_memory_that_parsing_needs_is_known_before(text):
+    data = text.encode()
+    values = parse_json(data, WHERE, UNLIMITED)
+    assert values is not None
+    del values
+    assert peak_bytes(lambda: parse_json(data, WHERE, UNLIMITED)) < 1.2 * _memory(data) + 20_000
+    with pytest.raises(LabelError, match="bytes of memory, more than") as caught:
+        parse_json(data, WHERE, Limits(json_memory_bytes=_memory(data) - 1))
+    assert caught.value.rule == "json-limit"
+    assert parse_json(data, WHERE, Limits(json_memory_bytes=_memory(data))) is not None
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=[k[:30] for k in NASTY])
+def test_checking_needs_little_memory_itself(text):
+    data = text.encode()
+    assert peak_bytes(lambda: _check_limits(data, WHERE, Limits(json_memory_bytes=2**40))) < 2 * len(data) + 2**20
+
+
+def test_large_labels_pass():
+    """Ten megabytes of small pixel coordinates; 200,000 corners of full precision."""
+    pairs = ",".join(f"[{i % 512}, {i * 7 % 512}]" for i in range(960_000))
+    assert len(pairs) > 10 * 10**6
+    assert len(parse_json(f"[[{pairs}]]".encode(), WHERE)[0]) == 960_000
+    corners = ",".join(f"[{math.cos(i)!r}, {math.sin(i)!r}]" for i in range(200_000))
+    assert len(parse_json(f"[[{corners}]]".encode(), WHERE)[0]) == 200_000
+
+
+def depth_of(text):
+    """The referee: one sign after the other."""
+    depth = deepest = 0
+    for token in re.findall(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', text, re.DOTALL):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token, 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+@given(JSON)
+def test_depth_of_values(value):
+    text = json.dumps(value)
+    assert _depth(text.encode()) == depth_of(text)
+
+
+@given(
+    st.lists(st.sampled_from(["[", "]", "{", '"', "a", '"\\\\"', '"\\""', '"[]{"', '"\\\\\\"["'])).map("".join),
+    st.integers(0, 3),
+)
+def test_depth_of_signs(text, times):
+    """Also over the ends of the blocks that are looked at at once."""
+    text = '"' + "x" * (2**16 - times) + '"' + text
+    assert _depth(text.encode()) == depth_of(text)

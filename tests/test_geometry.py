@@ -384,3 +384,96 @@ def test_bounds_and_area_of_missing_geometries():
 
 def test_projjson():
     assert geometry.projjson(geometry.LONLAT)["id"] == {"authority": "EPSG", "code": 4326}
+
+
+# ------------------------------------------------------------------------------------------------------ sound or not
+
+
+@given(st.lists(st.none() | POLYGONS | MULTIPOLYGONS, max_size=4))
+def test_small_shapes_are_all_checked(documents):
+    shapes = geometry.parse_wkb([None if d is None else parse_geometry(d, WHERE).wkb for d in documents])
+    invalid, unchecked = geometry.find_invalid(shapes)
+    assert invalid == [i for i, s in enumerate(shapes) if s is not None and not s.is_valid]
+    assert unchecked == []
+
+
+def circle(corners, radius=200.0):
+    turn = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    return shapely.Polygon(np.stack([np.cos(turn), np.sin(turn)], 1) * radius)
+
+
+def needles(count):
+    """Thin parallel triangles, the box of each over most of the others'."""
+    return [[(4 * i, 0), (4 * i + 4 * count, 4 * count), (4 * i + 1, 0)] for i in range(count)]
+
+
+def comb(count):
+    teeth = [p for a, b, c in needles(count) for p in (a, b, c)]
+    return shapely.Polygon([*teeth, (4 * count, -1), (-1, -1)])
+
+
+def random_walk(corners):
+    return shapely.Polygon(np.random.default_rng(0).random((corners, 2)))
+
+
+def frame(holes):
+    return shapely.Polygon([(-9, -9), (9 * 3000, -9), (9 * 3000, 9 * 3000), (-9, 9 * 3000)], holes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "verdict"),
+    [
+        (circle(200_000), "valid"),
+        (shapely.Polygon([*((i, i % 2) for i in range(100_000)), (100_000, -1), (0, -1)]), "valid"),
+        (shapely.MultiPolygon([shapely.box(3 * i, 0, 3 * i + 1, 1) for i in range(2000)]), "valid"),
+        (shapely.MultiPolygon([shapely.box(3 * i, 0, 3 * i + 3.5, 1) for i in range(2000)]), "invalid"),
+        (
+            frame([[(9 * i, 9 * j), (9 * i + 1, 9 * j), (9 * i, 9 * j + 1)] for i in range(12) for j in range(12)]),
+            "valid",
+        ),
+        (comb(100), "valid"),
+        (random_walk(400), "invalid"),
+        (comb(3000), "unchecked"),
+        (random_walk(5000), "unchecked"),
+        (shapely.MultiPolygon([shapely.Polygon(n) for n in needles(3000)]), "unchecked"),
+        (frame(needles(3000)), "unchecked"),
+    ],
+    ids=str,
+)
+def test_large_shapes_are_checked_where_that_takes_little(shape, verdict):
+    invalid, unchecked = geometry.find_invalid(np.array([None, shape]))
+    assert (invalid, unchecked) == {"valid": ([], []), "invalid": ([1], []), "unchecked": ([], [1])}[verdict]
+    assert verdict == "unchecked" or shape.is_valid == (verdict == "valid")
+
+
+def test_a_shape_that_geos_gives_up_on_is_unchecked():
+    odd = shapely.Polygon([(-1, -9), (1.7e308, -9), (1.7e308, 256), (-1, 256)], [[(0, 1), (400, 90), (-1, 0)]])
+    with pytest.raises(shapely.GEOSException):
+        shapely.is_valid(odd)
+    bow_tie = shapely.Polygon([(0, 0), (5, 5), (5, 0), (0, 5)])
+    assert geometry.find_invalid(np.array([circle(8), odd, bow_tie, None])) == ([2], [1])
+
+
+@pytest.mark.parametrize(
+    ("wkt", "flat"),
+    [
+        ("POLYGON ((0 0, 5 0, 5 5, 0 0))", False),
+        ("POLYGON ((0 0, 5 5, 5 0, 0 5, 0 0))", False),  # a bow tie
+        ("POLYGON ((0 0, 5 0, 5 0, 0 0))", True),
+        ("POLYGON ((0.1 0.1, 0.2 0.2, 0.3 0.3, 0.1 0.1))", True),
+        ("POLYGON ((7 7, 7 7, 7 7, 7 7))", True),
+        ("MULTIPOLYGON (((7 7, 8 8, 9 9, 7 7)), ((7 7, 8 8, 9 9, 7 7)))", True),
+        ("MULTIPOLYGON (((7 7, 8 8, 9 9, 7 7)), ((0 0, 5 0, 5 5, 0 0)))", False),
+    ],
+)
+def test_flat_shapes(wkt, flat):
+    shapes = np.array([None, shapely.from_wkt(wkt)])
+    assert geometry.find_flat(shapes, geometry.area(shapes)) == ([1] if flat else [])
+
+
+def test_numbers_beyond_double_precision_are_no_place():
+    shapes = np.array([shapely.box(0, 0, 1e308, 1e308), shapely.box(0, 0, 1, 1)])
+    assert np.isnan(geometry.area(shapes)).tolist() == [True, False]
+    placed = geometry.apply_affine(shapes, [(100.0, 0.0, 0.0, 0.0, 100.0, 0.0)] * 2)
+    assert placed[0] is None
+    assert placed[1].bounds == (0, 0, 100, 100)

@@ -293,6 +293,13 @@ def test_a_shape_that_takes_too_long_to_check_is_told(tmp_path):
     assert collection.samples["flags"][0].tolist() == ["geometry-unchecked"]
 
 
+def test_a_shape_that_cannot_be_checked_is_told(tmp_path):
+    rings = [[[-1, -9], [1.7e308, -9], [1.7e308, 256], [-1, 256], [-1, -9]], [[0, 1], [400, 90], [-1, 0], [0, 1]]]
+    polygon = {"type": "Polygon", "coordinates": rings}
+    label = json.dumps({"properties": {"label": {"car": [polygon]}}}).encode()
+    assert accept(tmp_path, release_of(label)).samples["flags"][0].tolist() == ["geometry-unchecked"]
+
+
 def test_footprints_over_the_antimeridian_are_found_from_both_sides(tmp_path):
     """However they are written, the table has the box of RFC 7946 for them."""
     rings = {

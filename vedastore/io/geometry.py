@@ -89,7 +89,7 @@ def covering_bboxes(shapes: Any) -> list[Bbox | None]:
 
     boxes = bounds(shapes)
     found: list[Bbox | None] = [None if np.isnan(row[0]) else tuple(row) for row in boxes.tolist()]
-    wide = (boxes[:, 0] < -HALF_WORLD) | (boxes[:, 2] > HALF_WORLD) | (boxes[:, 2] - boxes[:, 0] > HALF_WORLD)
+    wide = (boxes[:, 0] < -HALF_WORLD) | (boxes[:, 2] > HALF_WORLD) | (boxes[:, 2] > boxes[:, 0] + HALF_WORLD)
     for index in np.flatnonzero(wide).tolist():
         outer = shapely.get_exterior_ring(shapely.get_parts(shapes[index]))
         found[index] = covering_bbox([shapely.get_coordinates(ring) for ring in outer])
@@ -97,18 +97,28 @@ def covering_bboxes(shapes: Any) -> list[Bbox | None]:
 
 
 def find_invalid(shapes: Any) -> tuple[list[int], list[int]]:
-    """Return the places of shapes that cross or touch themselves, and of those that would take too long to check.
+    """Return the places of shapes that cross or touch themselves, and of those that cannot be checked.
 
     The check of one shape takes time with the square of its edges where many of them lie side by side. Shapes for
-    which that could be so are left unchecked: the time for all others grows with their number of vertices.
+    which that could be so are left unchecked: the time for all others grows with their number of vertices. GEOS
+    gives up on some shapes with huge numbers.
     """
     import shapely
 
     checked = ~shapely.is_missing(shapes)
     for index in np.flatnonzero(shapely.get_num_coordinates(shapes) > CHECKED_VERTICES).tolist():
         checked[index] = _check_effort(shapes[index]) <= CHECKED_PAIRS * shapely.get_num_coordinates(shapes[index])
-    invalid = np.flatnonzero(checked)[~shapely.is_valid(shapes[checked])]
-    return invalid.tolist(), np.flatnonzero(~checked & ~shapely.is_missing(shapes)).tolist()
+    valid = np.zeros(len(shapes), dtype=bool)
+    try:
+        valid[checked] = shapely.is_valid(shapes[checked])
+    except shapely.GEOSException:
+        for index in np.flatnonzero(checked).tolist():
+            try:
+                valid[index] = shapely.is_valid(shapes[index])
+            except shapely.GEOSException:
+                checked[index] = False
+    unchecked = ~checked & ~shapely.is_missing(shapes)
+    return np.flatnonzero(checked & ~valid).tolist(), np.flatnonzero(unchecked).tolist()
 
 
 def _check_effort(shape: Any) -> float:
@@ -141,7 +151,8 @@ def find_flat(shapes: Any, areas: Any) -> list[int]:
 
     small = np.flatnonzero(np.abs(areas) <= FLAT_PX2)
     # A bow tie has no area either, as one half counts against the other.
-    flat: list[int] = small[shapely.area(shapely.convex_hull(shapes[small])) <= FLAT_PX2].tolist()
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat: list[int] = small[shapely.area(shapely.convex_hull(shapes[small])) <= FLAT_PX2].tolist()
     return flat
 
 

@@ -17,7 +17,7 @@ Bbox = tuple[float, float, float, float]
 """West, south, east, north in degrees; west is above east where the box runs over the antimeridian."""
 
 HALF_WORLD: Final = 180.0
-"""An edge that is longer than this, and shorter than the world, runs over the antimeridian, the short way."""
+"""An edge that is longer than this, up to a whole turn, runs over the antimeridian, the short way."""
 WORLD: Final = 360.0
 POLE: Final = 90.0
 
@@ -25,8 +25,8 @@ POLE: Final = 90.0
 def covering_bbox(rings: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Bbox:
     """Return the box around closed outer rings (longitude, latitude).
 
-    Longitudes up to one turn beyond 180 degrees are taken for what they are on the globe; numbers beyond that are no
-    degrees, and the box has them as they are. A ring around a pole reaches to it.
+    Longitudes of up to 360 degrees are taken for what they are on the globe; numbers beyond that, and latitudes beyond
+    90, are no degrees, and the box has them as they are. A ring around a pole reaches to it.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def covering_bbox(rings: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Bbo
     """
     points = np.concatenate(rings)
     (west, south), (east, north) = points.min(0).tolist(), points.max(0).tolist()
-    if west < -WORLD or east > WORLD:
+    if west < -WORLD or east > WORLD or south < -POLE or north > POLE:
         return west, south, east, north
     spans = []
     for ring in rings:
@@ -84,9 +84,9 @@ def _stretches(box: Bbox) -> tuple[tuple[float, float], ...]:
 def _unroll(longitudes: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, bool]:
     """Follow a ring without the jump from 180 to -180: its ends in the west and east, whether it goes round a pole."""
     steps = np.diff(longitudes)
-    jumps = np.abs(steps) > HALF_WORLD
-    if not (jumps & (np.abs(steps) < WORLD)).any():
-        jumps[:] = False  # edges of one turn alone go around the world, as in a map of all of it
+    jumps = (np.abs(steps) > HALF_WORLD) & (np.abs(steps) <= WORLD)
+    if (np.abs(longitudes) == HALF_WORLD).all():
+        jumps[:] = False  # a map of the whole world
     turns = np.concatenate([[0.0], np.cumsum(np.where(jumps, -WORLD * np.sign(steps), 0.0))])
     followed = longitudes + turns
     return float(followed.min()), float(followed.max()), bool(turns[-1])

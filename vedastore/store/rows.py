@@ -122,7 +122,8 @@ def _flag_disagreeing(
 ) -> None:
     """Flag footprints more than a pixel off the image, where the image says itself where it is."""
     own = np.array(
-        [p.footprint is not None and g.crs is not None and g.crs == p.crs for p, g in zip(pairs, places, strict=True)]
+        [p.footprint is not None and g.crs is not None and g.crs == p.crs for p, g in zip(pairs, places, strict=True)],
+        dtype=bool,
     )
     astray = own & ~_fits(pairs, places, footprints, own)
     if astray.any():
