@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 ATTRIBUTE: Final = "vedastore"
+SKIPPED_INLINE: Final = 1000
+"""Samples that were left out, named by the root document itself; of more an index file has the whole list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,8 @@ def _parse_version(document: dict[str, Any]) -> Version:
             raise ValueError(f"{name!r} is no name of a bucket")
         spec = ChipSpec(b["dtype"], int(b["bands"]), int(b["height"]), int(b["width"]))
         buckets[name] = Bucket(spec, int(b["rows"]), int(b["bytes"]))
-    index = {name: IndexFile(**document["index"][name]) for name in keys.TABLES}
+    listed = [name for name in keys.LISTS if name in document["index"]]
+    index = {name: IndexFile(**document["index"][name]) for name in (*keys.TABLES, *listed)}
     known = {f.name for f in fields(Version)}
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in known}
     return Version(**(values | {"index": index, "buckets": buckets}))

@@ -52,7 +52,18 @@ MEMBERS: Final[dict[str, Any]] = {
     "kind": "string",
     "data": "binary",
 }
-SCHEMAS: Final[dict[str, dict[str, Any]]] = {"samples": SAMPLES, "features": FEATURES, "members": MEMBERS}
+SKIPPED: Final[dict[str, Any]] = {
+    "id": "string",
+    "members": ["string"],
+    "rules": ["string"],
+    "reason": "string",
+}
+SCHEMAS: Final[dict[str, dict[str, Any]]] = {
+    "samples": SAMPLES,
+    "features": FEATURES,
+    "members": MEMBERS,
+    "skipped": SKIPPED,
+}
 
 HEAVY: Final = ("label", "envelope", "image_digest", "pixel_digest")
 """Columns of ``samples`` that only export and verification need."""
@@ -61,6 +72,7 @@ GEOMETRY_COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "samples": ("geometry",),
     "features": ("geometry", "geometry_px"),
     "members": (),
+    "skipped": (),
 }
 
 

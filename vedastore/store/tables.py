@@ -40,6 +40,7 @@ _DICTIONARY: Final = {
     ],
     "features": ["id", "class"],
     "members": ["kind"],
+    "skipped": ["rules.list.element"],
 }
 
 
