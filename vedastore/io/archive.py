@@ -60,6 +60,17 @@ _REFUSED_NAMES: Final = (
 )
 
 
+class _ForbiddenError(ValueError):
+    """A member that no release may hold."""
+
+
+class _LimitError(ValueError):
+    """More than a limit allows."""
+
+
+_RULES: Final[dict[type[ValueError], str]] = {_ForbiddenError: "archive-member", _LimitError: "archive-limit"}
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One file or directory of a release, its name exactly as in the archive.
@@ -140,7 +151,7 @@ def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> I
                 if inside:
                     continue
             elif not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
+                raise _ForbiddenError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
             size_bytes = 0 if is_dir else status.st_size
             _check_counts(ordinal, size_bytes, limits)
             data = b"" if is_dir else _read_file(entry.path, size_bytes)
@@ -223,7 +234,7 @@ class _Tar:
         what = _EXTENSIONS[header.kind]
         with _refusals(place):
             if header.size > self._limits.header_bytes:
-                raise ValueError(f"{what} of {header.size} bytes is above the limit of {self._limits.header_bytes}")
+                raise _LimitError(f"{what} of {header.size} bytes is above the limit of {self._limits.header_bytes}")
             if header.kind in pending:
                 raise ValueError(f"{what} follows {what} of the same member")
         payload = self._take(header.size)
@@ -300,7 +311,7 @@ def _parse_pax(payload: bytes) -> dict[str, bytes]:
             raise ValueError("its pax header is malformed")
         key = record[2].decode("utf-8", "backslashreplace")
         if key.startswith("GNU.sparse."):
-            raise ValueError("is a sparse file, which no release may hold")
+            raise _ForbiddenError("is a sparse file, which no release may hold")
         records[key] = payload[record.end() : end - 1]
         start = end
     return records
@@ -324,7 +335,7 @@ def _is_directory(header: _Header) -> bool:
     """Refuse what is neither file nor directory, or only half of either."""
     if header.kind not in _FILES and header.kind != _DIRECTORY:
         kind = _REFUSED_KINDS.get(header.kind) or f"of the unknown kind {header.kind!r}"
-        raise ValueError(f"is {kind}, which no release may hold")
+        raise _ForbiddenError(f"is {kind}, which no release may hold")
     ends_in_slash = header.name.endswith(b"/")
     is_dir = header.kind == _DIRECTORY or (header.kind == b"\0" and ends_in_slash)  # before ustar only the slash told
     if is_dir and header.size:
@@ -338,12 +349,12 @@ def _checked_name(raw: bytes, limits: Limits) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError("its name is not UTF-8") from None
+        raise _ForbiddenError("its name is not UTF-8") from None
     if len(name) > limits.name_chars:
-        raise ValueError(f"its name is longer than {limits.name_chars} characters")
+        raise _LimitError(f"its name is longer than {limits.name_chars} characters")
     for pattern, reason in _REFUSED_NAMES:
         if pattern.search(name):
-            raise ValueError(f"its name {reason}")
+            raise _ForbiddenError(f"its name {reason}")
     return name
 
 
@@ -354,9 +365,9 @@ def _shown(name: bytes) -> str:
 
 def _check_counts(ordinal: int, size_bytes: int, limits: Limits) -> None:
     if ordinal >= limits.members:
-        raise ValueError(f"there are more than {limits.members} members")
+        raise _LimitError(f"there are more than {limits.members} members")
     if size_bytes > limits.member_bytes:
-        raise ValueError(f"{size_bytes} bytes are above the limit of {limits.member_bytes}")
+        raise _LimitError(f"{size_bytes} bytes are above the limit of {limits.member_bytes}")
 
 
 def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -386,6 +397,7 @@ def _refusals(place: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ArchiveError(str(error), where=place) from None
+        rule = next((rule for kind, rule in _RULES.items() if isinstance(error, kind)), None)
+        raise ArchiveError(str(error), where=place, rule=rule) from None
     except OSError as error:
         raise ArchiveError(f"cannot be read: {error.strerror or error}", where=place) from error

@@ -126,7 +126,8 @@ def examine(
                 flags.add(pair.id, flagged)
         problems = ordered(check_refused(ledger, refusals.errors, reader.where))
         checked = check_release(ledger, decisions, options, reader.where, reader.container)
-        findings = ordered((*checked, *flags.findings(reader.where)))
+        two = any(error.rule == "release-two" for error in refusals.errors)  # what they are together means nothing
+        findings = () if two else ordered((*checked, *flags.findings(reader.where)))
         report = ValidateReport(
             samples=decisions.samples,
             task=decisions.task if decisions.samples and not refusals.errors else None,
