@@ -251,8 +251,8 @@ def test_bounds_of_one_feature_for_all(tmp_path, capsys):
     west, south, east, north = parts.meta["bbox"]
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     for bounds in ({"type": "Polygon", "coordinates": [ring]}, {"type": "MultiPolygon", "coordinates": [[ring]]}):
-        for document in (bounds, {"type": "Feature", "geometry": bounds},
-                         {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": bounds}]}):  # fmt: skip
+        feature = {"type": "Feature", "geometry": bounds}
+        for document in (bounds, feature, {"type": "FeatureCollection", "features": [feature]}):
             parts.bounds = document
             assert rules_of(run_json(capsys, "validate", parts.release().tar_gz(tmp_path / "r.tar.gz"), code=0)) == []
     ring[1][0] = ring[2][0] = east - 0.01

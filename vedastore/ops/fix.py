@@ -23,6 +23,7 @@ from vedastore.spec.places import local_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from vedastore.model import Limits
     from vedastore.ops.options import ConvertOptions
 
 
@@ -186,14 +187,23 @@ def _plan_bounds(examination: Examination, ordinal: int, name: str, reasons: lis
         return
     data = _dump_footprints(examination)
     told = "a feature for each sample, from its footprint"
-    try:
-        parse_json(data, name, limits)
-    except LabelError:
+    if not _can_be_read(data, name, limits):
         edges = ledger.survey.edges()
         if edges is None:
             return
         data, told = repairs.dump_bounds([repairs.box_feature(*edges[0])]), "one feature around all footprints"
     yield Change(ordinal, tuple(Edit(name, rule, told) for rule in reasons), data=data)
+
+
+def _can_be_read(data: bytes, name: str, limits: Limits) -> bool:
+    """Tell whether a file is within the limits."""
+    if len(data) > limits.json_bytes:
+        return False
+    try:
+        parse_json(data, name, limits)
+    except LabelError:
+        return False
+    return True
 
 
 def _dump_footprints(examination: Examination) -> bytes:
