@@ -86,6 +86,7 @@ def _convert(options: argparse.Namespace) -> int:
             options.source[0], options.store, chosen, workers=options.workers, client=client, progress=progress
         )
     version = report.version
+    findings = [to_document(f) for f in version.findings]
     _tell(
         options,
         {
@@ -102,13 +103,13 @@ def _convert(options: argparse.Namespace) -> int:
             "skipped": version.skipped,
             "skipped_samples": report.skipped,
             "kept_members": report.kept_members,
-            "findings": [to_document(f) for f in version.findings],
+            "findings": findings,
         },
         f"{report.store}: version {version.version}, {_plural(version.samples, 'sample')}, "
         f"{_plural(version.features, 'feature')}, {_size(version.bytes)}",
         *(f"skipped {s['id']}: {s['reason']}" for s in version.skipped),
         *([f"skipped {report.skipped} samples in all"] if report.skipped > len(version.skipped) else []),
-        *map(to_line, version.findings),
+        *(to_line(f) for f in findings if f["severity"] != "note"),
     )
     return FINDINGS if report.skipped else 0
 
@@ -233,8 +234,8 @@ def _validate(options: argparse.Namespace) -> int:
         *(escape(f"fixed    {edit.rule}  {edit.member}: {edit.done}") for edit in edits),
         *map(to_line, documents),
         f"{release}: {'ok' if report.ok(strict=options.strict) else 'not ok'}; "
-        f"{_plural(report.samples, 'sample')} {'converts' if report.samples == 1 else 'convert'}, "
-        + ", ".join(_plural(count, noun[:-1]) for noun, count in counts.items()),
+        f"{_plural(report.samples, 'sample')} {'converts' if report.samples == 1 else 'convert'}"
+        + "".join(f", {_plural(count, noun[:-1])}" for noun, count in counts.items() if count),
     )
     return 0 if report.ok(strict=options.strict) else FINDINGS
 
