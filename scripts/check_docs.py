@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Checks the documentation, and writes the part of it that is generated: scripts/check_docs.py [--write].
 
-The reference (docs/reference.md) is generated from the parser of the command line and from the public Python names,
-the tables of docs/tiff.md from the tests' catalogue of TIFF layouts, each of which is read for it.
-Without arguments everything is checked: both are up to date, every command has help, relative links and images lead
-somewhere, every file in docs is reachable from README.md or docs/index.md, and no page names a place of one machine.
+The reference (docs/reference.md) is generated from the parser of the command line and from the public Python names, the
+list of rules (docs/rules.md) from their catalogue, the tables of docs/tiff.md from the tests' catalogue of layouts, each
+of which is read for it. Without arguments everything is checked: these pages are up to date, every command has
+help, relative links and images lead somewhere, every file in docs is reachable from README.md or docs/index.md, and no
+page names a place of one machine.
 """
 # ruff: noqa: SLF001 - argparse keeps to itself which commands and options a parser has
 
@@ -21,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import vedastore
 from vedastore import cli, errors
+from vedastore.model import Limits
 from vedastore.ops.export import ExportReport
 from vedastore.ops.verify import VerifyReport
+from vedastore.spec.rules import SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,13 +35,17 @@ STARTS = ("README.md", "docs/index.md")
 REFERENCE = "docs/reference.md"
 LAYOUTS = "docs/tiff.md"
 _TABLES = re.compile(r"(?<=<!-- generated -->\n).*(?=<!-- end -->)", re.DOTALL)
+RULES_PAGE = "docs/rules.md"
 LINE = 100
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _MACHINE = re.compile(r"/(?:root|work|home)/")
 EXITS = (
     ("0", "done"),
-    ("1", "done, with findings: `verify` or `validate` found something, or `--on-error skip` skipped something"),
+    (
+        "1",
+        "done, with findings of `verify`, or of `validate` (a note counts with `--strict`), or with samples skipped",
+    ),
     ("2", "usage: an argument or option makes no sense"),
     ("3", "bad input: the release was refused"),
     ("4", "conflict: the target exists already, or another writer was first"),
@@ -48,7 +55,19 @@ EXITS = (
 )
 OUTPUT = """\
 Results go to stdout; errors, and a progress bar on a terminal, go to stderr. A refusal is one line: where, what and
-why, and what to do. With `--json` it is a document `{"error": {"kind", "message", "where", "hint"}}` on stdout too."""
+why, and what to do. With `--json` it is a document `{"error": {"kind", "message", "where", "hint"}}` on stdout too.
+Where a release is refused it also has `rule`, the [rule](rules.md) that is broken."""
+RULES_INTRO = """\
+What `vedastore validate` looks at. A conversion applies the same rules: it refuses a release with an error, or leaves
+the sample out with `--on-error skip`, and stores warnings and notes with the version.
+
+- **error**: it does not convert.
+- **warning**: it converts, but something seems wrong.
+- **note**: worth knowing.
+
+The ids are stable. There is one finding a rule, with a count and the first samples, however many samples break it.
+**Fix** says what `vedastore validate --fix OUT.tar.gz` does about it; where nothing is said, mending would be guessing.
+[Check a release before you publish it](how-to.md#check-a-release-before-you-publish-it) shows how to use it."""
 ERRORS = """\
 All errors are in `vedastore.errors`. Each has `message`, `where` and `hint`; `str` joins them. `kind` is the word in
 `--json`."""
@@ -57,14 +76,13 @@ All errors are in `vedastore.errors`. Each has `message`, `where` and `hint`; `s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check; return the exit code."""
     parser = argparse.ArgumentParser(description="Check the documentation.")
-    parser.add_argument("--write", action="store_true", help=f"write {REFERENCE} and {LAYOUTS} first")
+    parser.add_argument("--write", action="store_true", help="write the generated pages before checking")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to check, this one without it")
     options = parser.parse_args(arguments)
     if options.write:
-        (options.root / REFERENCE).write_text(reference(), encoding="utf-8")
-        (options.root / LAYOUTS).write_text(with_layouts(options.root), encoding="utf-8")
-    root = options.root
-    problems = [*check_help(), *check_reference(root), *check_layouts(root), *check_pages(root)]
+        for page, make in GENERATED.items():
+            (options.root / page).write_text(make(), encoding="utf-8")
+    problems = [*check_help(), *check_generated(options.root), *check_pages(options.root)]
     for problem in problems:
         print(problem)
     if not problems:
@@ -87,25 +105,20 @@ def check_help() -> Iterator[str]:
                 yield f"vedastore {name} {action.option_strings[0]}: the option has no help"
 
 
-def check_reference(root: Path) -> Iterator[str]:
-    """Tell whether the generated page is what the code says."""
-    page = root / REFERENCE
-    if not page.exists() or page.read_text(encoding="utf-8") != reference():
-        yield f"{REFERENCE} is out of date: run scripts/check_docs.py --write"
+def check_generated(root: Path) -> Iterator[str]:
+    """Tell whether the generated pages are what the code says."""
+    for name, make in GENERATED.items():
+        page = root / name
+        if not page.exists() or page.read_text(encoding="utf-8") != make():
+            yield f"{name} is out of date: run scripts/check_docs.py --write"
 
 
-def check_layouts(root: Path) -> Iterator[str]:
-    """Tell whether the tables of TIFF layouts say what becomes of them."""
-    if (root / LAYOUTS).read_text(encoding="utf-8") != with_layouts(root):
-        yield f"{LAYOUTS} is out of date: run scripts/check_docs.py --write"
-
-
-def with_layouts(root: Path) -> str:
-    """Return the page on TIFF layouts with tables made anew."""
+def layouts_page() -> str:
+    """Return the page on TIFF layouts with its tables made anew."""
     sys.path.insert(0, str(ROOT))  # the catalogue is part of the tests
     from scripts.tiff_layouts import layouts
 
-    return _TABLES.sub(lambda _: layouts(), (root / LAYOUTS).read_text(encoding="utf-8"))
+    return _TABLES.sub(lambda _: layouts(), (ROOT / LAYOUTS).read_text(encoding="utf-8"))
 
 
 def check_pages(root: Path) -> Iterator[str]:
@@ -179,6 +192,7 @@ def reference() -> str:
         "```python\nimport vedastore as vs\n```",
         *(part for name in ("convert", "open") for part in function_page(f"vs.{name}", getattr(vedastore, name))),
         *(part for name in ("Collection", "Sample") for part in class_page(f"vs.{name}", getattr(vedastore, name))),
+        *limits_page(),
         *report_page("ExportReport", ExportReport),
         *report_page("VerifyReport", VerifyReport),
         "## Errors",
@@ -252,6 +266,40 @@ def report_page(name: str, kind: type) -> Iterator[str]:
     yield docstring(kind)
     fields = [(f"`{f.name}`", f"`{f.type}`") for f in dataclasses.fields(kind)]
     yield table(("field", "type"), fields)
+
+
+def limits_page() -> Iterator[str]:
+    """Yield the section of the limits: what they are, and their defaults."""
+    yield "### `vs.Limits`"
+    yield f"{docstring(Limits)}\n\nOn the command line a limit is changed with `--limit NAME=VALUE`."
+    yield table(("limit", "default"), [(f"`{f.name}`", amount(f.default)) for f in dataclasses.fields(Limits)])
+
+
+def amount(number: int) -> str:
+    """Return a number with the largest unit that it is a multiple of."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if number % unit == 0:
+            return f"{number // unit} {name}"
+    return f"{number:,}"
+
+
+def rules_page() -> str:
+    """Return the list of rules."""
+    parts = ["# Rules", "This page is generated from the code by `scripts/check_docs.py --write`.", RULES_INTRO]
+    for section, rules in SECTIONS.items():
+        parts.append(f"## {section}")
+        for rule in rules:
+            fix = f"\n\n**Fix**: {rule.fix}." if rule.fix else ""
+            parts.append(f"### {rule.id}\n\n*{rule.severity}*: {rule.title}.\n\n{sentence(rule.advice)}{fix}")
+    return "\n\n".join(parts) + "\n"
+
+
+def sentence(text: str) -> str:
+    """Return a text as a sentence of its own; angle brackets would be taken for HTML."""
+    return re.sub(r"<(\w+)>", r"`<\1>`", f"{text[0].upper()}{text[1:]}.")
+
+
+GENERATED = {REFERENCE: reference, RULES_PAGE: rules_page, LAYOUTS: layouts_page}
 
 
 def error_rows() -> Iterator[tuple[str, ...]]:

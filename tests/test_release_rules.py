@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 from vedastore.errors import LabelError, ReleaseError
 from vedastore.model import Meta
 from vedastore.spec.release import (
+    META_KEYS,
+    check_bbox,
     check_bounds,
     check_meta,
     class_name,
     classify,
     comparable,
     import_request,
+    parse_bounds,
     parse_meta,
     parse_task,
 )
@@ -173,30 +176,117 @@ def test_meta_that_is_no_object_is_refused(document):
         parse_meta(document, WHERE)
 
 
-def test_check_meta():
-    meta = parse_meta({"classes": ["car", "tree"], "nclasses": 2}, WHERE)
-    assert check_meta(meta, {"car"}, WHERE) == []
-    (finding,) = check_meta(meta, {"car", "zebra", "boat"}, WHERE)
-    assert (finding.rule, finding.where) == ("meta-classes", WHERE)
-    assert finding.message.endswith("does not list: boat, zebra")
-    (finding,) = check_meta(parse_meta({"classes": ["car"], "nclasses": 4}, WHERE), {"car"}, WHERE)
-    assert (finding.rule, finding.message) == ("meta-nclasses", "nclasses is 4, but 1 classes are listed")
-    assert check_meta(parse_meta({"nclasses": 4}, WHERE), {"car"}, WHERE) == []
+def rules_of(findings):
+    return [f.rule for f in findings]
+
+
+FULL = dict.fromkeys(META_KEYS, "x") | {"mlType": "segmentation"}
 
 
 @pytest.mark.parametrize(
-    ("features", "found"), [(5, False), (1, False), (4, True), (6, True), (0, True), (None, False)]
+    ("changes", "named", "expected"),
+    [
+        ({"classes": ["car", "tree"], "nclasses": 2}, {"car", "tree"}, []),
+        ({"classes": ["car"], "nclasses": 1}, {"car", "zebra", "boat"}, ["meta-classes"]),
+        ({"classes": ["car", "tree"], "nclasses": 2}, {"car"}, ["meta-unused-class"]),
+        ({"classes": ["car"], "nclasses": 4}, {"car"}, ["meta-nclasses"]),
+        ({"classes": ["car"], "nclasses": True}, {"car"}, ["meta-nclasses"]),
+        ({"classes": ["car"], "nclasses": "1"}, {"car"}, ["meta-nclasses"]),
+        ({"classes": ["car"], "nclasses": 1.0}, {"car"}, []),
+        ({"classes": {"car": 9}, "nclasses": 1}, {"car"}, []),
+        ({"classes": [], "nclasses": 0}, {"car"}, []),
+        ({"classes": "car", "nclasses": 4}, {"car"}, []),
+    ],
 )
+def test_check_meta(changes, named, expected):
+    assert rules_of(check_meta(parse_meta(FULL | changes, WHERE), named, WHERE)) == expected
+
+
+def test_check_meta_tells_keys_and_classes():
+    (finding,) = check_meta(parse_meta(FULL | {"classes": ["car"], "nclasses": 1}, WHERE), {*"zyxwvu", "car"}, WHERE)
+    assert (finding.where, finding.count) == (WHERE, 6)
+    assert finding.message.endswith("does not list: u, v, w, x, y ...")
+    lacking = {k: v for k, v in FULL.items() if k not in {"bbox", "public"}}
+    (finding,) = check_meta(parse_meta(lacking, WHERE), set(), WHERE)
+    assert (finding.rule, finding.message) == ("meta-key", "meta.json lacks bbox, public")
+    assert check_meta(parse_meta(FULL | {"classes": ["car"], "nclasses": 1}, WHERE), set(), WHERE, complete=False) == []
+
+
+EDGES, PIXEL = (10.0, 50.0, 10.5, 50.5), (0.001, 0.002)
+
+
+@pytest.mark.parametrize(
+    ("bbox", "complete", "ok"),
+    [
+        ([10, 50, 10.5, 50.5], True, True),
+        ([9.9995, 49.999, 10.5005, 50.501], True, True),
+        ([10.0005, 50.001, 10.4995, 50.499], True, True),
+        ([10, 50, 0, 10.5, 50.5, 99], True, True),
+        ([9.99, 50, 10.5, 50.5], True, False),
+        ([10.01, 50, 10.5, 50.5], True, False),
+        ([50, 10, 50.5, 10.5], True, False),
+        ([9.99, 49, 11, 51], False, True),
+        ([10.01, 50, 10.5, 50.5], False, False),
+        ([10, 50, 10.5], True, False),
+        ("10, 50, 10.5, 50.5", True, False),
+        ([10, 50, 10.5, True], True, False),
+        (None, True, False),
+    ],
+)
+def test_check_bbox(bbox, complete, ok):
+    meta = parse_meta({"bbox": bbox}, WHERE)
+    assert rules_of(check_bbox(meta, EDGES, PIXEL, WHERE, complete=complete)) == ["meta-bbox"] * (not ok)
+
+
+def test_check_bbox_does_not_judge_what_it_cannot_know():
+    assert check_bbox(parse_meta({}, WHERE), EDGES, PIXEL, WHERE) == []
+    assert check_bbox(parse_meta({"bbox": [0, 0, 1, 1]}, WHERE), (-179.9, 0, 179.9, 1), PIXEL, WHERE) == []
+
+
+@pytest.mark.parametrize(("features", "found"), [(5, False), (1, False), (7, False), (4, True), (6, True), (0, True)])
 def test_check_bounds(features, found):
-    document = {"type": "FeatureCollection", "features": None if features is None else [{}] * features}
-    findings = check_bounds(document, 5, "b")
-    assert [f.rule for f in findings] == ["bounds-count"] * found
+    findings = check_bounds(features, 5, "b", read=7)
+    assert rules_of(findings) == ["bounds-count"] * found
     assert all(f"{features} chips, the release has 5" in f.message for f in findings)
 
 
-@pytest.mark.parametrize("document", [[], None, {}, {"type": "Feature"}])
-def test_check_bounds_leaves_other_forms_alone(document):
-    assert check_bounds(document, 5, "b") == []
+SQUARE = {"type": "Polygon", "coordinates": [[[1, 2], [3, 2], [3, 5], [1, 2]]]}
+
+
+@pytest.mark.parametrize(
+    ("document", "boxes"),
+    [
+        (SQUARE, [(1, 2, 3, 5)]),
+        ({"type": "Feature", "geometry": SQUARE}, [(1, 2, 3, 5)]),
+        ({"type": "Feature", "geometry": None}, [None]),
+        (
+            {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": {}}, SQUARE]},
+            [None, (1, 2, 3, 5)],
+        ),
+        ({"type": "FeatureCollection", "features": []}, []),
+        ({"type": "MultiPolygon", "coordinates": [[[[1, 2, 9]]], [[[0, 7, 9]]]]}, [(0, 2, 1, 7)]),
+    ],
+)
+def test_parse_bounds(document, boxes):
+    assert parse_bounds(document, "b") == boxes
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *([], None, {}, 7, {"type": "FeatureCollection"}, {"type": "FeatureCollection", "features": [1]}),
+        {"type": "Polygon"},
+        {"type": "Polygon", "coordinates": [[["a", "b"]]]},
+        {"type": "Polygon", "coordinates": [[[1, None]]]},
+        {"type": "Polygon", "coordinates": []},
+        {"type": "Polygon", "coordinates": [1]},
+        {"type": "Feature", "geometry": 3},
+    ],
+)
+def test_bounds_that_are_no_geojson(document):
+    with pytest.raises(ReleaseError, match=r"bounds\.geojson") as caught:
+        parse_bounds(document, "b")
+    assert caught.value.rule == "bounds-json"
 
 
 def test_import_request():

@@ -66,7 +66,7 @@ def test_pixels_of_another_store_are_found(store, tmp_path):
     (store / shard).write_bytes((tmp_path / "other.zarr" / shard).read_bytes())
     report = vs.open(store).verify()
     assert {p.rule for p in report.problems} >= {"image"}
-    with pytest.raises(StoreError, match="digest"):
+    with pytest.raises(StoreError, match="not those that were converted"):
         vs.open(store).export(tmp_path / "back.tar.gz")
     assert not (tmp_path / "back.tar.gz").exists()
 

@@ -2,7 +2,7 @@
 
 >>> import vedastore as vs
 >>> sorted(vs.__all__)
-['Collection', 'Sample', 'convert', 'errors', 'open']
+['Collection', 'Limits', 'Sample', 'convert', 'errors', 'open']
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vedastore import errors
+    from vedastore.model import Limits
     from vedastore.views.collection import Collection, convert, open
     from vedastore.views.sample import Sample
 
-__all__ = ["Collection", "Sample", "convert", "errors", "open"]
+__all__ = ["Collection", "Limits", "Sample", "convert", "errors", "open"]
 
 _HOMES = {
     "Collection": "vedastore.views.collection",
+    "Limits": "vedastore.model",
     "Sample": "vedastore.views.sample",
     "convert": "vedastore.views.collection",
     "open": "vedastore.views.collection",

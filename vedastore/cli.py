@@ -13,11 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vedastore.errors import StoreError, UsageError, VedastoreError, escape
-from vedastore.model import TASKS, LabelOptions
+from vedastore.errors import ArchiveError, StoreError, UsageError, VedastoreError, escape
+from vedastore.model import TASKS, Finding, LabelOptions
+from vedastore.spec.rules import SEVERITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from vedastore.ops.fix import Edit
 
 FINDINGS = 1
 INTERRUPTED = 130
@@ -63,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     from vedastore.ops.convert import convert
-    from vedastore.ops.options import ConvertOptions
+    from vedastore.ops.options import ConvertOptions, parse_limits
+    from vedastore.views.findings import to_document, to_line
 
     if len(options.source) > 1:
         raise UsageError(f"there are {len(options.source)} sources", hint="convert one release to one store")
@@ -75,12 +79,14 @@ def _convert(options: argparse.Namespace) -> int:
         task=options.task,
         name=options.name,
         version=options.version,
+        limits=parse_limits(options.limit),
     )
     with _progress(options, "B") as progress, _client(options) as client:
         report = convert(
             options.source[0], options.store, chosen, workers=options.workers, client=client, progress=progress
         )
     version = report.version
+    findings = [to_document(f) for f in version.findings]
     _tell(
         options,
         {
@@ -93,16 +99,19 @@ def _convert(options: argparse.Namespace) -> int:
             "label_coords": version.label_coords,
             "fidelity": version.fidelity,
             "content": version.content,
+            "read": report.read,
             "skipped": version.skipped,
+            "skipped_samples": report.skipped,
             "kept_members": report.kept_members,
-            "findings": version.findings,
+            "findings": findings,
         },
         f"{report.store}: version {version.version}, {_plural(version.samples, 'sample')}, "
         f"{_plural(version.features, 'feature')}, {_size(version.bytes)}",
         *(f"skipped {s['id']}: {s['reason']}" for s in version.skipped),
-        *(f"finding {f['rule']}: {_placed(f)}" for f in version.findings),
+        *([f"skipped {report.skipped} samples in all"] if report.skipped > len(version.skipped) else []),
+        *(to_line(f) for f in findings if f["severity"] != "note"),
     )
-    return FINDINGS if version.skipped else 0
+    return FINDINGS if report.skipped else 0
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -153,6 +162,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from vedastore.ops.options import parse_limits
     from vedastore.ops.verify import verify
     from vedastore.store.snapshot import open_snapshot
 
@@ -160,6 +170,7 @@ def _verify(options: argparse.Namespace) -> int:
         report = verify(
             open_snapshot(options.store, options.version),
             against=options.against,
+            limits=parse_limits(options.limit),
             workers=options.workers,
             client=client,
             progress=progress,
@@ -173,23 +184,60 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from vedastore.ops.options import ConvertOptions
+    from vedastore.ops.fix import fix
+    from vedastore.ops.options import ConvertOptions, parse_limits
     from vedastore.ops.validate import validate
+    from vedastore.views.findings import to_document, to_line
 
+    if options.sarif and options.json:
+        raise UsageError("there are two forms of output", hint="choose --json or --sarif")
     chosen = ConvertOptions(
         label_coords=options.label_coords,
         labels=LabelOptions(options.label_field, options.default_label),
         task=options.task,
+        limits=parse_limits(options.limit),
     )
-    with _progress(options, "B") as progress, _client(options) as client:
-        report = validate(options.release, chosen, workers=options.workers, client=client, progress=progress)
-    verdict = (
-        "ok" if report.ok else f"{_plural(len(report.problems), 'problem')}, {_plural(len(report.findings), 'finding')}"
+    edits: tuple[Edit, ...] = ()
+    try:
+        with _progress(options, "B") as progress, _client(options) as client:
+            shared = {"workers": options.workers, "client": client, "progress": progress}
+            if options.fix is None:
+                report = validate(options.release, chosen, **shared)
+            else:
+                fixed = fix(options.release, options.fix, chosen, overwrite=options.overwrite, **shared)
+                report, edits = fixed.report, fixed.edits
+    except ArchiveError as error:
+        if options.sarif:
+            refused = Finding(error.rule or "archive-damaged", error.message, error.where)
+            _tell_sarif([refused], options.release, {})
+        raise
+    release = options.fix or options.release
+    found = (*report.problems, *report.findings)
+    if options.sarif:
+        _tell_sarif(found, release, report.places)
+        return 0 if report.ok(strict=options.strict) else FINDINGS
+    documents = [to_document(f.to_dict()) for f in found]
+    counts = {f"{severity}s": report.count(severity) for severity in SEVERITIES}
+    _tell(
+        options,
+        {
+            "ok": report.ok(strict=options.strict),
+            "samples": report.samples,
+            "task": report.task,
+            "classes": report.classes,
+            "label_coords": report.label_coords,
+            **counts,
+            "findings": [d for d in documents if d["severity"] != "error"],
+            "problems": [d for d in documents if d["severity"] == "error"],
+            **({} if options.fix is None else {"fixed": release, "edits": [asdict(edit) for edit in edits]}),
+        },
+        *(escape(f"fixed    {edit.rule}  {edit.member}: {edit.done}") for edit in edits),
+        *map(to_line, documents),
+        f"{release}: {'ok' if report.ok(strict=options.strict) else 'not ok'}; "
+        f"{_plural(report.samples, 'sample')} {'converts' if report.samples == 1 else 'convert'}"
+        + "".join(f", {_plural(count, noun[:-1])}" for noun, count in counts.items() if count),
     )
-    told = [f"problem {p.rule}: {_placed(p.to_dict())}" for p in report.problems]
-    told += [f"finding {f.rule}: {_placed(f.to_dict())}" for f in report.findings]
-    _tell(options, asdict(report), f"{options.release}: {verdict}; {_plural(report.samples, 'sample')} convert", *told)
-    return 0 if report.ok else FINDINGS
+    return 0 if report.ok(strict=options.strict) else FINDINGS
 
 
 def _versions(options: argparse.Namespace) -> int:
@@ -260,6 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--version", metavar="V", help="the version's name, instead of meta.json's")
     _add_workers(sub)
     _add_label_options(sub)
+    _add_limits(sub)
 
     sub = command(
         "export", _export, "turn a store into a release again", "vedastore export ts_104.zarr ts_104-1.0.1.tar.gz"
@@ -287,11 +336,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--against", metavar="RELEASE", help="compare member by member with a release")
     sub.add_argument("--version", metavar="V", help="the version to verify, the latest without it")
     _add_workers(sub)
+    _add_limits(sub)
 
     sub = command("validate", _validate, "tell what is wrong with a release", "vedastore validate ts_104-1.0.1.tar.gz")
     sub.add_argument("release", metavar="RELEASE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
+    sub.add_argument("--sarif", action="store_true", help="print a SARIF 2.1.0 document, for code hosts")
+    sub.add_argument("--strict", action="store_true", help="let notes count too: end with 1 when there is one")
+    sub.add_argument("--fix", metavar="OUT.tar.gz", help="write a release that is mended where nothing is guessed")
+    sub.add_argument("--overwrite", action="store_true", help="with --fix, replace a file that is there")
     _add_workers(sub)
     _add_label_options(sub)
+    _add_limits(sub)
 
     sub = command("versions", _versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")
@@ -316,6 +371,16 @@ def _add_label_options(sub: argparse.ArgumentParser) -> None:
 def _add_workers(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--workers", metavar="N", type=int, help="threads to use; one a core without it")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
+
+
+def _add_limits(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--limit",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change a limit, such as image_bytes=4GiB; may be given several times",
+    )
 
 
 class _ShowVersion(argparse.Action):
@@ -370,9 +435,19 @@ def _tell(options: argparse.Namespace, document: dict[str, Any], *lines: str) ->
             print(line)
 
 
+def _tell_sarif(findings: Sequence[Finding], release: str, places: dict[str, dict[str, str]]) -> None:
+    """Print findings as SARIF, with the release named as it was given."""
+    from importlib.metadata import version
+
+    from vedastore.exchange.sarif import dump_sarif
+
+    print(json.dumps(dump_sarif(findings, release, version("vedastore"), places), indent=1))
+
+
 def _tell_error(error: VedastoreError, *, as_json: bool) -> None:
     if as_json:
-        document = {"kind": error.kind, "message": error.message, "where": error.where, "hint": error.hint}
+        told = {"kind": error.kind, "message": error.message, "where": error.where, "hint": error.hint}
+        document = told | ({"rule": error.rule} if error.rule else {})
         print(json.dumps({"error": document}))
     print(f"vedastore: {error}", file=sys.stderr)
 

@@ -6,7 +6,7 @@ Source of the vocabulary: the release format (pairs of image and label) and ``do
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from vedastore.errors import UsageError
 
@@ -24,6 +24,9 @@ Fidelity = Literal["exact", "equivalent", "decoded"]
 
 Affine6 = tuple[float, float, float, float, float, float]
 """``(a, b, c, d, e, f)``: x = a * column + b * row + c, y = d * column + e * row + f, pixel corners."""
+
+Look = Literal["varied", "constant", "black"]
+"""What there is to see on an image: something; one value all over each band; nothing but 0 and nodata."""
 
 LabelKind = Literal["flags", "objects", "name", "empty"]
 """The form of one label: ``{class: 0/1}``, ``{class: [objects]}``, ``"class"``, or ``{}``."""
@@ -92,18 +95,36 @@ class Limits:
 
 DEFAULT_LIMITS: Final = Limits()
 
+EXAMPLES: Final = 20
+"""How many samples or members a finding names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a reader of the release should know; ``rule`` is one of ``spec.rules``."""
+    """Something that a reader of the release should know; one a rule, however often it is broken.
+
+    Attributes
+    ----------
+    rule : str
+        One of ``spec.rules``.
+    message : str
+    where : str, optional
+        The place.
+    count : int
+        How many samples, or members, break the rule; 1 where it concerns the release as a whole.
+    samples : tuple of str
+        The first ``EXAMPLES`` of them: ids of samples, or names of members.
+    """
 
     rule: str
     message: str
     where: str | None = None
+    count: int = 1
+    samples: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, str | None]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "samples": list(self.samples)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +167,25 @@ class Label:
 class ImageHalf:
     """One half of a pair: all that is known of an image file besides its pixels.
 
-    ``digest`` is the SHA-256 of the file, ``pixel_digest`` that of its pixels (band, y, x; little-endian). An
-    uncompressed file has none: its own digest proves its pixels. A compressed one needs it, as codecs of another
-    version may give other bytes for the same pixels. ``envelope`` is what the file is besides its pixels.
+    ``digest`` is the SHA-256 of the file, ``pixel_digest`` that of its pixels (band, y, x; little-endian), which also
+    proves a compressed file: codecs of another version may give other bytes for the same pixels. ``pages`` counts the
+    images of the file, overviews and masks aside. ``envelope`` is what the file is besides its pixels.
     """
 
     id: str
     member: str
     ordinal: int
+    dtype: str
+    bands: int
     height: int
     width: int
+    look: Look
+    pages: int
     crs: str | None
     transform: Affine6 | None
     nodata: str | None
     digest: bytes
-    pixel_digest: bytes | None
+    pixel_digest: bytes
     fidelity: Fidelity
     envelope: bytes
 

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from vedastore.io.archive import Member
-    from vedastore.model import LabelOptions, Limits
+    from vedastore.model import LabelOptions, Limits, Look
     from vedastore.spec.release import MemberRole
 
+_LOOK_PX = 64
 EXPORT_MTIME = 315_532_800
 """1980-01-01, the date of every exported member: releases do not depend on when they were written."""
 
@@ -32,7 +33,8 @@ EXPORT_MTIME = 315_532_800
 class ReleaseReader:
     """One pass over a release: an archive (``.tar.gz``, ``.tgz``, ``.tar``) or an extracted directory.
 
-    After the pass ``sha256`` is the digest of the archive's bytes; None for a directory.
+    After the pass ``sha256`` is the digest of the archive's bytes; None for a directory. ``container`` tells what it
+    is: ``"gzip"``, ``"tar"`` or ``"directory"``.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ReleaseReader:
         self.path = Path(self.url)
         self.where = self.path.name or self.url
         self.sha256: str | None = None
+        self.container = "directory"
         self._limits = limits
         self._report = progress or (lambda _done, _total: None)
 
@@ -75,7 +78,7 @@ class ReleaseReader:
 
     def _iter_archive(self, file: IO[bytes]) -> Iterator[Member]:
         source = _Source(file, os.fstat(file.fileno()).st_size, self._report)
-        kind = archive.sniff(file.read(512))
+        self.container = kind = archive.sniff(file.read(512))
         file.seek(0)
         if kind == "unknown":
             hint = "a release is a .tar.gz, a .tar, or a directory"
@@ -113,6 +116,7 @@ def read_image(
     """
     try:
         decoded = tiff.decode(member.data, limits)
+        pages = tiff.count_pages(member.data)
     except ImageError as error:
         raise error.at(where) from error
     pixels = decoded.pixels
@@ -120,13 +124,17 @@ def read_image(
         id=role.id,
         member=member.name,
         ordinal=member.ordinal,
+        dtype=pixels.dtype.name,
+        bands=pixels.shape[0],
         height=pixels.shape[1],
         width=pixels.shape[2],
+        look=look(pixels, decoded.nodata),
+        pages=pages,
         crs=decoded.crs,
         transform=decoded.transform,
         nodata=decoded.nodata,
         digest=hashlib.sha256(member.data).digest(),
-        pixel_digest=pixel_digest(pixels) if decoded.compressed else None,
+        pixel_digest=pixel_digest(pixels),
         fidelity=decoded.fidelity,
         envelope=decoded.envelope,
     )
@@ -137,6 +145,40 @@ def pixel_digest(pixels: np.ndarray[Any, Any]) -> bytes:
     """Return the SHA-256 of pixels (band, y, x), little-endian."""
     little = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
     return hashlib.sha256(little.reshape(-1).view("u1").data).digest()
+
+
+def look(pixels: np.ndarray[Any, Any], nodata: str | None) -> Look:
+    """Tell whether there is anything to see on pixels (band, y, x); stops where the first difference is.
+
+    >>> zeros = np.zeros((1, 2, 2), "u1")
+    >>> look(zeros, None), look(zeros + 7, None), look(zeros + 7, "7"), look(np.arange(4).reshape(1, 2, 2), None)
+    ('black', 'constant', 'black', 'varied')
+    """
+    bands = pixels.reshape(len(pixels), -1)
+    if all(_is_blank(part, nodata) for part in _parts(bands)):
+        return "black"
+    first = bands[:, :1]
+    same = all(((part == first) | ((part != part) & (first != first))).all() for part in _parts(bands))  # noqa: PLR0124 - NaN is NaN
+    return "constant" if same else "varied"
+
+
+def _parts(bands: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield pieces of all bands, each larger than the one before: most images differ in the first."""
+    start, size = 0, _LOOK_PX
+    while start < bands.shape[1]:
+        yield bands[:, start : start + size]
+        start, size = start + size, 4 * size
+
+
+def _is_blank(part: np.ndarray[Any, Any], nodata: str | None) -> bool:
+    seen = part != 0
+    if nodata is not None and seen.any():
+        try:
+            value = int(nodata) if nodata.lstrip("-").isdigit() else float(nodata)
+        except ValueError:
+            return False
+        seen &= (part == part) if value != value else part != value  # noqa: PLR0124 - NaN is not itself
+    return not seen.any()
 
 
 def read_label(

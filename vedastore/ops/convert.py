@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as library_version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,14 +16,16 @@ from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
-from vedastore.ops.decisions import Decisions, FlagCount, decide
+from vedastore.ops.checks import FlagCount, check_release, ordered
+from vedastore.ops.decisions import Decisions, Refusals, decide
 from vedastore.ops.intake import Intake
-from vedastore.ops.roll import read_batch
+from vedastore.ops.roll import Roll, read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
 from vedastore.spec import arrays, keys
 from vedastore.spec import release as rules
 from vedastore.spec.places import local_path
-from vedastore.spec.root import Bucket, Version, dump_json
+from vedastore.spec.root import SKIPPED_INLINE, Bucket, Version, dump_json
+from vedastore.spec.tables import SKIPPED
 from vedastore.store.commit import Write
 from vedastore.store.ledger import Ledger
 from vedastore.store.rows import plan_rows
@@ -45,11 +48,17 @@ _LIBRARIES: Final = ("vedastore", "imagecodecs", "numcodecs", "pyarrow", "pyproj
 
 @dataclass(frozen=True, slots=True)
 class ConvertReport:
-    """What a conversion did: the store's place, the version that it committed, the members that are no pair's."""
+    """What a conversion did.
+
+    The store's place, the version that it committed, the members that are no pair's; how many ids the release has, and
+    how many of them were left out (the version names the first thousand itself).
+    """
 
     store: str
     version: Version
     kept_members: tuple[str, ...]
+    read: int
+    skipped: int
 
 
 def convert(
@@ -69,18 +78,22 @@ def convert(
     _refuse_nesting(reader.path, Path(local_path(store)))
     write = Write(open_objects(store), overwrite=options.mode == "overwrite")
     with write, scratch_errors(), Ledger() as ledger:
-        with open_executor(workers, client) as executor, Intake(write, ledger, options, reader.where) as intake:
+        refusals = Refusals()
+        roll = Roll(ledger, options, reader.where, refusals)
+        with open_executor(workers, client) as executor, Intake(write, roll) as intake:
             members = ((member, len(member.data) + MEMBER_BYTES) for member in reader.iter_members())
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
             for outcomes in map_ordered(executor, partial(read_batch, options=options, where=reader.where), batches):
                 for outcome in outcomes:
                     intake.take(outcome)
             buckets = intake.finish()
-        decisions = decide(ledger, options, reader.where)
+        decisions = decide(ledger, options, reader.where, refusals)
         version = _write_index(write, ledger, decisions, buckets, options=options, reader=reader)
         _write_metadata(write, buckets)
         write.commit(version)
-    return ConvertReport(write.objects.url, version, decisions.kept_members)
+        kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
+        skipped = ledger.count_rejected()
+    return ConvertReport(write.objects.url, version, kept, decisions.read, skipped)
 
 
 def _refuse_nesting(source: Path, store: Path) -> None:
@@ -116,6 +129,11 @@ def _write_index(
             )
         index: dict[str, IndexFile] = {w.table: w.finish(write) for w in (samples, features, members)}
         bounds = samples.bounds
+    skipped = tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE))
+    if ledger.count_rejected() > SKIPPED_INLINE:
+        index["skipped"] = _write_skipped(write, ledger)
+    checked = check_release(ledger, decisions, options, reader.where, reader.container)
+    findings = ordered((*checked, *flags.findings(reader.where)))
     return Version(
         version=options.version or decisions.meta.version or "1",
         parent=None,
@@ -132,9 +150,18 @@ def _write_index(
         buckets=buckets,
         content=_content(ledger),
         source=_provenance(reader, options),
-        skipped=tuple(ledger.rejected()),
-        findings=tuple(f.to_dict() for f in (*decisions.findings, *flags.findings())),
+        skipped=skipped,
+        findings=tuple(f.to_dict() for f in findings),
     )
+
+
+def _write_skipped(write: Write, ledger: Ledger) -> IndexFile:
+    """Write the complete list of what was left out, where it is too long for the root document."""
+    with TableWriter("skipped") as table:
+        sized = ((entry, len(entry["reason"])) for entry in ledger.iter_rejected())
+        for batch, _ in batched_bytes(sized, BATCH_BYTES, MEMBER_ROWS):
+            table.append({name: [entry[name] for entry in batch] for name in SKIPPED})
+        return table.finish(write)
 
 
 def _write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:

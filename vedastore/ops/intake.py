@@ -6,16 +6,15 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
 
-from vedastore.ops.roll import Encoded, Outcome, Roll
+from vedastore.ops.roll import Encoded, Outcome
 from vedastore.spec import keys
 from vedastore.spec.root import Bucket
 from vedastore.store.shards import ShardDraft, Spill
 
 if TYPE_CHECKING:
-    from vedastore.ops.options import ConvertOptions
+    from vedastore.ops.roll import Roll
     from vedastore.spec.arrays import ChipSpec
     from vedastore.store.commit import Write
-    from vedastore.store.ledger import Ledger
 
 DRAFTS_BYTES: Final = 128 * 2**20
 """Encoded chips of shards under way that stay in memory; above it the largest shard goes to a temporary file."""
@@ -25,8 +24,8 @@ WRITES_PENDING: Final = 2
 class Intake:
     """Puts what was read where it belongs: chips into shards, everything else into the ledger."""
 
-    def __init__(self, write: Write, ledger: Ledger, options: ConvertOptions, where: str) -> None:
-        self._write, self._roll = write, Roll(ledger, options, where)
+    def __init__(self, write: Write, roll: Roll) -> None:
+        self._write, self._roll = write, roll
         self._buckets: dict[ChipSpec, tuple[str, int]] = {}
         self._drafts: dict[ChipSpec, ShardDraft] = {}
         self._bytes: dict[ChipSpec, int] = {}

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import re
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Final, Literal
 
 from vedastore.errors import UsageError
 from vedastore.model import DEFAULT_LIMITS, TASKS, LabelOptions, Limits, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_UNITS: Final = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def parse_limits(texts: Iterable[str]) -> Limits:
+    """Read limits as a user writes them; those that are not named have their defaults.
+
+    >>> parse_limits(["image_bytes=4GiB"]).image_bytes == 4 * 2**30
+    True
+    """
+    names = [f.name for f in fields(Limits)]
+    chosen = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in names:
+            raise UsageError(f"there is no limit {name!r}", hint=f"the limits are {', '.join(names)}")
+        number = re.fullmatch(r"([0-9]{1,15})(KiB|MiB|GiB)?", value)
+        if number is None:
+            hint = "a limit is a number, with KiB, MiB or GiB behind it if you like"
+            raise UsageError(f"the limit {name} is {value!r}", hint=hint)
+        chosen[name] = int(number[1]) * _UNITS[number[2]]
+    return Limits(**chosen)
 
 
 @dataclass(frozen=True, slots=True)

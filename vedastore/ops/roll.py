@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vedastore.errors import PairError, ReleaseError
 from vedastore.exchange.release import read_image, read_label
 from vedastore.model import ImageHalf, LabelHalf
 from vedastore.spec import release as rules
 from vedastore.spec.arrays import ChipSpec
+from vedastore.store.ledger import Half
 from vedastore.store.shards import encode_chip
 
 if TYPE_CHECKING:
     from vedastore.io.archive import Member
+    from vedastore.ops.decisions import Refusals
     from vedastore.ops.options import ConvertOptions
     from vedastore.spec.release import MemberRole
     from vedastore.store.ledger import Ledger
@@ -40,8 +42,7 @@ class Other:
 class Rejected:
     """A half that was left out, and why."""
 
-    id: str
-    member: str
+    half: Half
     error: ReleaseError
 
 
@@ -66,46 +67,52 @@ def read_batch(members: list[Member], options: ConvertOptions, where: str, *, en
         except ReleaseError as error:
             if options.on_error == "raise":
                 raise
-            outcomes.append(Rejected(role.id, member.name, error))
+            kind: Literal["image", "label"] = "image" if role.kind == "image" else "label"
+            outcomes.append(Rejected(Half(role.id, kind, member.name, member.ordinal), error))
     return outcomes
 
 
 class Roll:
     """Enters halves and other members in the ledger; refuses or rejects an id that is taken."""
 
-    def __init__(self, ledger: Ledger, options: ConvertOptions, where: str) -> None:
-        self._ledger, self._options, self._where = ledger, options, where
+    def __init__(self, ledger: Ledger, options: ConvertOptions, where: str, refusals: Refusals) -> None:
+        self._ledger, self._options, self._where, self._refusals = ledger, options, where, refusals
         self._top: tuple[str, str] | None = None
+        self._refused_top = False
 
     def add_image(self, half: ImageHalf, bucket: str, row: int) -> bool:
         """Enter an image whose pixels go to a row of a bucket; False where its id is taken."""
         self._check_top(half.member)
-        return self._check_id(half.id, half.member, self._ledger.add_image(half, bucket, row))
+        taken = self._ledger.add_image(half, bucket, row)
+        return self._check_id(Half(half.id, "image", half.member, half.ordinal), taken)
 
     def add(self, outcome: LabelHalf | Other | Rejected) -> None:
         """Enter anything else."""
         match outcome:
             case LabelHalf():
                 self._check_top(outcome.member)
-                self._check_id(outcome.id, outcome.member, self._ledger.add_label(outcome))
+                half = Half(outcome.id, "label", outcome.member, outcome.ordinal)
+                self._check_id(half, self._ledger.add_label(outcome))
             case Other(member, role):
                 self._ledger.add_member(member.ordinal, member.name, role.kind, member.data)
-            case Rejected(sample_id, member_name, error):
-                self._ledger.reject(sample_id, member_name, error.message)
+            case Rejected(rejected, error):
+                self._ledger.reject(rejected, error.message, error.rule or "release-refused")
 
-    def _check_id(self, sample_id: str, member: str, taken: str | None) -> bool:
+    def _check_id(self, half: Half, taken: str | None) -> bool:
         if taken is None:
             return True
-        error = PairError(f"the id {sample_id!r} has two files: {taken} and {member}", where=self._where)
+        message = f"the id {half.id!r} has two files: {taken} and {half.member}"
+        error = PairError(message, where=self._where, rule="pair-twice")
         if self._options.on_error == "raise":
             raise error
-        self._ledger.reject(sample_id, member, error.message)
+        self._ledger.reject(half, error.message, "pair-twice")
         return False
 
     def _check_top(self, member: str) -> None:
         top = rules.classify(member).top
         if self._top is None:
             self._top = top, member
-        elif self._top[0] != top:
+        elif self._top[0] != top and not self._refused_top:
+            self._refused_top = True
             message = f"there are two releases in one archive: {self._top[1]} and {member}"
-            raise PairError(message, where=self._where, hint="convert each by itself")
+            self._refusals.add(PairError(message, where=self._where, hint="convert each by itself", rule="release-two"))

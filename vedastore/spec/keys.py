@@ -13,9 +13,11 @@ CHIPS: Final = "chips"
 INDEX: Final = "index"
 ARRAY: Final = "image"
 TABLES: Final = ("samples", "features", "members")
+LISTS: Final = ("skipped",)
+"""Tables that a version has only where the root document cannot hold what they say."""
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
-_INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members)\.parquet")
+_INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members|skipped)\.parquet")
 
 
 def bucket(dtype: str, bands: int, height: int, width: int, write_id: str = "") -> str:

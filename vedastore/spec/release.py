@@ -8,14 +8,27 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from vedastore.errors import LabelError, ReleaseError
 from vedastore.model import TASKS, Finding, Meta, Task
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Bounds = tuple[float, float, float, float]
 MemberKind = Literal["image", "label", "meta", "bounds", "directory", "unknown"]
 
 _SUFFIXES: Final = {"images": (".tif", ".tiff"), "labels": (".json", ".geojson")}
+META_KEYS: Final = (
+    *("bbox", "classes", "mlType", "name", "nclasses"),
+    *("public", "source", "version", "s3_location", "source_url"),
+)
+"""What the release format's ``meta.json`` has."""
+BBOX_TOLERANCE: Final = 1e-9
+"""Degrees that a box may be off, where pixels are smaller."""
+HALF_WORLD_DEGREES: Final = 180.0
+_TOLD: Final = 5
 _PLAIN: Final[dict[str, MemberKind]] = {"meta.json": "meta", "bounds.geojson": "bounds"}
 
 
@@ -73,7 +86,7 @@ def parse_task(value: object, where: str) -> Task:
         if text == task:
             return task
     msg = f"the task {value!r} is none of {', '.join(TASKS)}"
-    raise ReleaseError(msg, where=where, hint="name it with task= or --task")
+    raise ReleaseError(msg, where=where, hint="name it with task= or --task", rule="meta-task")
 
 
 def class_name(value: object, where: str) -> str:
@@ -95,7 +108,7 @@ def class_name(value: object, where: str) -> str:
 def parse_meta(document: Any, where: str, *, task: Task | None = None) -> Meta:
     """Read ``meta.json``; keys that are missing are left to the caller's options, and ``task`` goes before its own."""
     if not isinstance(document, dict):
-        raise ReleaseError("meta.json is not a JSON object", where=where)
+        raise ReleaseError("meta.json is not a JSON object", where=where, rule="meta-json")
     classes = document.get("classes")
     names = list(classes) if isinstance(classes, dict | list) else []
     if any(isinstance(n, dict | list) for n in names):
@@ -110,29 +123,116 @@ def parse_meta(document: Any, where: str, *, task: Task | None = None) -> Meta:
     )
 
 
-def check_meta(meta: Meta, classes: set[str], where: str) -> list[Finding]:
-    """Compare what ``meta.json`` says with the labels that were read."""
+def check_meta(meta: Meta, classes: set[str], where: str, *, complete: bool = True) -> list[Finding]:
+    """Compare what ``meta.json`` says with the labels that were read; ``complete`` tells whether those are all."""
+    declared = meta.declared or {}
     findings = []
+    missing = [key for key in META_KEYS if key not in declared]
+    if missing:
+        told = f"meta.json lacks {some(missing)}"
+        findings.append(Finding("meta-key", told, where, len(missing)))
     unlisted = sorted(classes - set(meta.classes))
     if meta.classes and unlisted:
-        message = f"labels name classes that meta.json does not list: {', '.join(unlisted)}"
-        findings.append(Finding("meta-classes", message, where))
-    declared = meta.declared or {}
-    count = declared.get("nclasses")
-    if isinstance(count, int) and meta.classes and count != len(meta.classes):
-        findings.append(
-            Finding("meta-nclasses", f"nclasses is {count}, but {len(meta.classes)} classes are listed", where)
-        )
+        told = f"labels name classes that meta.json does not list: {some(unlisted)}"
+        findings.append(Finding("meta-classes", told, where, len(unlisted)))
+    unused = sorted(set(meta.classes) - classes)
+    if unused and complete:
+        told = f"meta.json lists classes that no label names: {some(unused)}"
+        findings.append(Finding("meta-unused-class", told, where, len(unused)))
+    if isinstance(declared.get("classes"), dict | list) and "nclasses" in declared:
+        count = declared["nclasses"]
+        if isinstance(count, bool) or not isinstance(count, int | float) or count != len(meta.classes):
+            told = f"nclasses is {json.dumps(count):.40}, but classes are {len(meta.classes)}"
+            findings.append(Finding("meta-nclasses", told, where))
     return findings
 
 
-def check_bounds(document: Any, samples: int, where: str) -> list[Finding]:
-    """Compare ``bounds.geojson`` with the number of samples: one Feature for all, or one for each."""
-    features = document.get("features") if isinstance(document, dict) else None
-    if isinstance(features, list) and len(features) not in {1, samples}:
-        message = f"bounds.geojson describes {len(features)} chips, the release has {samples}"
-        return [Finding("bounds-count", message, where)]
-    return []
+def check_bbox(
+    meta: Meta, edges: Bounds, pixel: tuple[float, float], where: str, *, complete: bool = True
+) -> list[Finding]:
+    """Compare ``bbox`` with the box around all footprints, a pixel (width, height in degrees) more or less.
+
+    Where not all footprints could be read, the box may be larger. Boxes over the antimeridian are not judged.
+    """
+    declared = meta.declared or {}
+    if "bbox" not in declared or edges[2] - edges[0] > HALF_WORLD_DEGREES:
+        return []
+    box = parse_bbox(declared["bbox"])
+    told = ", ".join(f"{edge:.7g}" for edge in edges)
+    if box is None:
+        return [Finding("meta-bbox", f"bbox is no list of west, south, east and north: they are {told}", where)]
+    margins = [max(BBOX_TOLERANCE, p) for p in (*pixel, *pixel)]
+    outward = (-1, -1, 1, 1)  # how much further out than the footprints each edge is
+    off = [sign * (given - edge) for sign, given, edge in zip(outward, box, edges, strict=True)]
+    fits = [-m <= o and (o <= m or not complete) for o, m in zip(off, margins, strict=True)]
+    if all(fits):
+        return []
+    given = ", ".join(f"{edge:.7g}" for edge in box)
+    return [Finding("meta-bbox", f"bbox is {given}, but the footprints have {told}", where)]
+
+
+def parse_bbox(value: object) -> Bounds | None:
+    """Read a box of four numbers, or of six with heights; None for anything else.
+
+    >>> parse_bbox([1, 2, 3, 4]), parse_bbox([1, 2, 0, 3, 4, 9]), parse_bbox("1, 2, 3, 4")
+    ((1, 2, 3, 4), (1, 2, 3, 4), None)
+    """
+    if not isinstance(value, list) or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in value):
+        return None
+    if len(value) == 6:  # noqa: PLR2004 - RFC 7946, section 5: with heights
+        value = [value[i] for i in (0, 1, 3, 4)]
+    return tuple(value) if len(value) == 4 else None  # noqa: PLR2004 - the four edges
+
+
+def parse_bounds(document: Any, where: str) -> list[Bounds | None]:
+    """Read ``bounds.geojson``: the box around each feature, None for a feature without geometry.
+
+    Raises
+    ------
+    ReleaseError
+        When it is no GeoJSON.
+    """
+    kind = document.get("type") if isinstance(document, dict) else None
+    features = document.get("features") if kind == "FeatureCollection" else [document]
+    if not isinstance(kind, str) or not isinstance(features, list) or not all(isinstance(f, dict) for f in features):
+        raise ReleaseError("bounds.geojson is no GeoJSON", where=where, rule="bounds-json")
+    geometries = [f.get("geometry") if f.get("type") == "Feature" else f for f in features]
+    return [None if g is None or g == {} else _box(g, where) for g in geometries]
+
+
+def _box(geometry: Any, where: str) -> Bounds:
+    """Return the box around all positions of a geometry."""
+    if not isinstance(geometry, dict) or not isinstance(geometry.get("coordinates"), list):
+        raise ReleaseError("bounds.geojson has a feature that is no GeoJSON", where=where, rule="bounds-json")
+    todo: list[Any] = [geometry["coordinates"]]
+    positions = []
+    while todo:
+        item = todo.pop()
+        if item and all(isinstance(n, int | float) for n in item):
+            positions.append(item)
+        elif not all(isinstance(part, list) for part in item):
+            raise ReleaseError("bounds.geojson has coordinates that are no numbers", where=where, rule="bounds-json")
+        todo += [] if positions and positions[-1] is item else item
+    if not positions or any(len(p) < 2 for p in positions):  # noqa: PLR2004 - a position has x and y
+        raise ReleaseError("bounds.geojson has a geometry without positions", where=where, rule="bounds-json")
+    x, y = [p[0] for p in positions], [p[1] for p in positions]
+    return min(x), min(y), max(x), max(y)
+
+
+def check_bounds(features: int, samples: int, where: str, *, read: int | None = None) -> list[Finding]:
+    """Compare the number of features with that of samples: one for all, or one for each that is there or was read."""
+    if features in {1, samples, read or samples}:
+        return []
+    return [Finding("bounds-count", f"bounds.geojson describes {features} chips, the release has {samples}", where)]
+
+
+def some(names: Sequence[str]) -> str:
+    """Name the first of many, for a message.
+
+    >>> some(["a", "b"]), some("abcdefg")
+    ('a, b', 'a, b, c, d, e ...')
+    """
+    return ", ".join(names[:_TOLD]) + (" ..." if len(names) > _TOLD else "")
 
 
 def _text(value: object) -> str | None:

@@ -40,6 +40,8 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _WIDE: Final = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
 _KNOWN_VERSIONS: Final = 20
 """Versions that a message names."""
+SKIPPED_INLINE: Final = 1000
+"""Samples that were left out, named by the root document itself; of more an index file has the whole list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,8 @@ def _parse_version(document: Any) -> Version:
             raise ValueError(f"a version's {name} is {_shown(values[name])}")
     buckets, index = _get(document, "buckets", dict, "a version"), _get(document, "index", dict, "a version")
     values["buckets"] = {name: _parse_bucket(name, b) for name, b in buckets.items()}
-    values["index"] = {name: _parse_index(_get(index, name, dict, "an index"), name) for name in keys.TABLES}
+    tables = (*keys.TABLES, *(name for name in keys.LISTS if name in index))
+    values["index"] = {name: _parse_index(_get(index, name, dict, "an index"), name) for name in tables}
     return Version(**values)
 
 
@@ -301,6 +304,13 @@ def _is_bounds(value: object) -> bool:
     return value is None or (len(numbers) == 4 and are_numbers)  # noqa: PLR2004 - the four edges
 
 
+def _is_told(value: object) -> bool:
+    """Tell whether it is a value of a finding: a text, a count, or the ids of samples."""
+    return (
+        value is None or _is_text(value) or _is_count(value) or (isinstance(value, list) and all(map(_is_text, value)))
+    )
+
+
 def _is_chip(value: object) -> bool:
     return (
         isinstance(value, ChipSpec)
@@ -349,7 +359,7 @@ _VERSION_FIELDS: Final[dict[str, Callable[[object], bool]]] = {
     "content": _dict_of(_is_text),
     "source": _is_source,
     "skipped": _tuple_of(_dict_of(lambda _: True)),
-    "findings": _tuple_of(_dict_of(lambda value: value is None or _is_text(value))),
+    "findings": _tuple_of(_dict_of(_is_told)),
 }
 
 

@@ -52,7 +52,18 @@ MEMBERS: Final[dict[str, Any]] = {
     "kind": "string",
     "data": "binary",
 }
-SCHEMAS: Final[dict[str, dict[str, Any]]] = {"samples": SAMPLES, "features": FEATURES, "members": MEMBERS}
+SKIPPED: Final[dict[str, Any]] = {
+    "id": "string",
+    "members": ["string"],
+    "rules": ["string"],
+    "reason": "string",
+}
+SCHEMAS: Final[dict[str, dict[str, Any]]] = {
+    "samples": SAMPLES,
+    "features": FEATURES,
+    "members": MEMBERS,
+    "skipped": SKIPPED,
+}
 
 NULLABLE: Final[dict[str, tuple[str, ...]]] = {
     "samples": ("geometry", "bbox", "crs", "transform", "nodata", "split", "pixel_digest"),
@@ -71,6 +82,7 @@ GEOMETRY_COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "samples": ("geometry",),
     "features": ("geometry", "geometry_px"),
     "members": (),
+    "skipped": (),
 }
 
 

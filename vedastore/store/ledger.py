@@ -11,10 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+from vedastore.model import EXAMPLES
 from vedastore.spec.release import classify
 from vedastore.store.scratch import open_scratch
+from vedastore.store.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,26 +28,45 @@ _BLOB_BYTES: Final = 2**20
 """Larger members are written piece by piece."""
 _SCHEMA: Final = """
 CREATE TABLE images (id TEXT PRIMARY KEY, image_member TEXT, image_ordinal INTEGER, bucket TEXT, row INTEGER,
-    height INTEGER, width INTEGER, crs TEXT, transform TEXT, nodata TEXT, image_digest BLOB, pixel_digest BLOB,
-    fidelity TEXT, envelope BLOB);
-CREATE TABLE labels (id TEXT PRIMARY KEY, label_member TEXT, label_ordinal INTEGER, label BLOB, kind TEXT,
-    declared TEXT, present TEXT, flags TEXT, footprint BLOB, footprint_bounds TEXT, objects_bounds TEXT, boxes INTEGER);
+    dtype TEXT, bands INTEGER, height INTEGER, width INTEGER, look TEXT, pages INTEGER, crs TEXT, transform TEXT,
+    nodata TEXT, image_digest BLOB, pixel_digest BLOB, fidelity TEXT, envelope BLOB);
+CREATE TABLE labels (id TEXT PRIMARY KEY, label_member TEXT, label_ordinal INTEGER, kind TEXT, declared TEXT,
+    present TEXT, flags TEXT, footprint_bounds TEXT, objects_bounds TEXT, boxes INTEGER, footprint BLOB, label BLOB);
 CREATE TABLE objects (label_ordinal INTEGER, class TEXT, ordinal INTEGER, geometry BLOB);
-CREATE TABLE rejected (id TEXT, member TEXT, reason TEXT);
+CREATE TABLE rejected (id TEXT, half TEXT, member TEXT, ordinal INTEGER, rule TEXT, reason TEXT);
 CREATE TABLE members (ordinal INTEGER, name TEXT, kind TEXT, data BLOB);
 CREATE TABLE positions (position INTEGER PRIMARY KEY, id TEXT);
 CREATE VIEW pairs AS SELECT * FROM images JOIN labels USING (id) WHERE id NOT IN (SELECT id FROM rejected);
+CREATE VIEW halves AS
+    SELECT id, 'image' AS half, image_member AS member, image_ordinal AS ordinal FROM images
+    UNION ALL SELECT id, 'label', label_member, label_ordinal FROM labels
+    UNION ALL SELECT id, half, member, ordinal FROM rejected;
+CREATE VIEW ids AS SELECT DISTINCT id FROM halves;
 CREATE VIEW unpaired AS
-    SELECT id, image_member AS member, 'label' AS lack, image_ordinal AS ordinal FROM images
-        WHERE id NOT IN (SELECT id FROM labels) AND id NOT IN (SELECT id FROM rejected)
-    UNION ALL SELECT id, label_member, 'image', label_ordinal FROM labels
-        WHERE id NOT IN (SELECT id FROM images) AND id NOT IN (SELECT id FROM rejected);
+    SELECT id, half, member, MIN(ordinal) AS ordinal, iif(half = 'image', 'label', 'image') AS lack FROM halves
+        GROUP BY id HAVING MIN(half) = MAX(half);
+"""
+_REJECTED: Final = """
+SELECT id, member, rule, reason FROM rejected
+UNION SELECT id, image_member, NULL, NULL FROM images WHERE id IN (SELECT id FROM rejected)
+UNION SELECT id, label_member, NULL, NULL FROM labels WHERE id IN (SELECT id FROM rejected)
+ORDER BY id, member, rule, reason
 """
 _PAIRS: Final = """
 SELECT position - 1 AS position, id, bucket, row, height, width, crs, transform, nodata, image_digest, pixel_digest,
     fidelity, envelope, image_member, image_ordinal, label_member, label_ordinal, label, present, flags, footprint
 FROM positions JOIN pairs USING (id) ORDER BY position
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One file of a pair."""
+
+    id: str
+    kind: Literal["image", "label"]
+    member: str
+    ordinal: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +92,7 @@ class PairEntry:
     transform: Affine6 | None
     nodata: str | None
     image_digest: bytes
-    pixel_digest: bytes | None
+    pixel_digest: bytes
     fidelity: Fidelity
     envelope: bytes
     image_member: str
@@ -102,6 +123,7 @@ class Ledger:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._db = self._stack.enter_context(open_scratch(_SCHEMA))
+        self.survey = Survey(self._db)
 
     def __enter__(self) -> Self:
         return self
@@ -114,16 +136,20 @@ class Ledger:
         if taken := self._db.execute("SELECT image_member FROM images WHERE id = ?", (image.id,)).fetchone():
             return str(taken[0])
         self._db.execute(
-            "INSERT INTO images VALUES (:id, :image_member, :image_ordinal, :bucket, :row, :height, :width, :crs,"
-            " :transform, :nodata, :image_digest, :pixel_digest, :fidelity, :envelope)",
+            "INSERT INTO images VALUES (:id, :image_member, :image_ordinal, :bucket, :row, :dtype, :bands, :height,"
+            " :width, :look, :pages, :crs, :transform, :nodata, :image_digest, :pixel_digest, :fidelity, :envelope)",
             {
                 "id": image.id,
                 "image_member": image.member,
                 "image_ordinal": image.ordinal,
                 "bucket": bucket,
                 "row": row,
+                "dtype": image.dtype,
+                "bands": image.bands,
                 "height": image.height,
                 "width": image.width,
+                "look": image.look,
+                "pages": image.pages,
                 "crs": image.crs,
                 "transform": _dump(image.transform),
                 "nodata": image.nodata,
@@ -141,8 +167,8 @@ class Ledger:
             return str(taken[0])
         label = half.label
         self._db.execute(
-            "INSERT INTO labels VALUES (:id, :label_member, :label_ordinal, :label, :kind, :declared, :present, :flags,"
-            " :footprint, :footprint_bounds, :objects_bounds, :boxes)",
+            "INSERT INTO labels VALUES (:id, :label_member, :label_ordinal, :kind, :declared, :present, :flags,"
+            " :footprint_bounds, :objects_bounds, :boxes, :footprint, :label)",
             {
                 "id": half.id,
                 "label_member": half.member,
@@ -173,39 +199,53 @@ class Ledger:
             for start in range(0, len(data), _BLOB_BYTES):
                 blob.write(data[start : start + _BLOB_BYTES])
 
-    def reject(self, sample_id: str, member: str, reason: str) -> None:
+    def reject(self, half: Half, reason: str, rule: str) -> None:
         """Leave a sample out, whatever else is known of it."""
-        self._db.execute("INSERT INTO rejected VALUES (?, ?, ?)", (sample_id, member, reason))
+        row = (half.id, half.kind, half.member, half.ordinal, rule, reason)
+        self._db.execute("INSERT INTO rejected VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def rejected(self) -> list[dict[str, Any]]:
-        """Return what was left out, one entry an id: the id, all its members, and every reason."""
-        query = (
-            "SELECT id, member, reason FROM rejected"
-            " UNION SELECT id, image_member, NULL FROM images WHERE id IN (SELECT id FROM rejected)"
-            " UNION SELECT id, label_member, NULL FROM labels WHERE id IN (SELECT id FROM rejected)"
-            " ORDER BY id, member, reason"
-        )
-        found = []
-        for sample_id, rows in groupby(self._db.execute(query), key=itemgetter(0)):
+    def iter_rejected(self) -> Iterator[dict[str, Any]]:
+        """Yield what was left out, one entry an id: the id, all its members, every rule and every reason."""
+        for sample_id, rows in groupby(self._db.execute(_REJECTED), key=itemgetter(0)):
             entries = list(rows)
-            members = dict.fromkeys(member for _, member, _ in entries)
-            reasons = dict.fromkeys(reason for _, _, reason in entries if reason)
-            found.append({"id": sample_id, "members": list(members), "reason": "; ".join(reasons)})
-        return found
+            columns = [list(dict.fromkeys(e[i] for e in entries if e[i] is not None)) for i in (1, 2, 3)]
+            members, rules, reasons = columns
+            yield {"id": sample_id, "members": members, "rules": rules, "reason": "; ".join(reasons)}
 
-    def unpaired(self) -> list[tuple[str, str, str]]:
-        """Return (id, member, what is missing) for every half without the other."""
-        return self._db.execute("SELECT id, member, lack FROM unpaired ORDER BY ordinal").fetchall()
+    def count_read(self) -> int:
+        """Return how many ids the release has, whatever became of them."""
+        return int(self._db.execute("SELECT COUNT(DISTINCT id) FROM halves").fetchone()[0])
+
+    def count_rejected(self) -> int:
+        """Return how many ids were left out."""
+        return int(self._db.execute("SELECT COUNT(DISTINCT id) FROM rejected").fetchone()[0])
+
+    def first_unpaired(self) -> tuple[str, str, str] | None:
+        """Return (id, member, what is missing) of the first half without the other."""
+        found = self._db.execute("SELECT id, member, lack FROM unpaired ORDER BY ordinal LIMIT 1").fetchone()
+        return found and tuple(found)
+
+    def reject_unpaired(self) -> None:
+        """Leave out every half without the other."""
+        self._db.execute(
+            "INSERT INTO rejected SELECT id, half, member, ordinal, 'pair-incomplete',"
+            " printf('sample ''%s'' has no %s', id, lack) FROM unpaired"
+        )
 
     def label_forms(self) -> list[tuple[LabelKind, bool]]:
         """Return the forms of labels that occur, each with whether all its objects are boxes."""
         rows = self._db.execute("SELECT kind, MIN(boxes) FROM pairs GROUP BY kind ORDER BY kind")
         return [(kind, bool(boxes)) for kind, boxes in rows]
 
-    def of_kind(self, kind: LabelKind) -> list[tuple[str, str]]:
-        """Return (id, label member) of every label of a form."""
-        query = "SELECT id, label_member FROM pairs WHERE kind = ? ORDER BY label_ordinal"
-        return self._db.execute(query, (kind,)).fetchall()
+    def first_of_kind(self, kind: LabelKind) -> str:
+        """Return the member of the first label of a form that occurs in a pair."""
+        query = "SELECT label_member FROM pairs WHERE kind = ? ORDER BY label_ordinal LIMIT 1"
+        return str(self._db.execute(query, (kind,)).fetchone()[0])
+
+    def reject_kind(self, kind: LabelKind, reason: str, rule: str) -> None:
+        """Leave out every sample whose label is of a form."""
+        query = "INSERT INTO rejected SELECT id, 'label', label_member, label_ordinal, ?, ? FROM labels WHERE kind = ?"
+        self._db.execute(query, (rule, reason, kind))
 
     def declared_classes(self) -> set[str]:
         """Return every class that a label names, present or not."""
@@ -255,9 +295,19 @@ class Ledger:
         self._db.executemany("UPDATE members SET kind = 'unknown' WHERE name = ? AND kind = ?", foreign)
         return own
 
+    def kept_members(self) -> tuple[int, tuple[str, ...]]:
+        """Return how many members are no part of a release, and the names of the first."""
+        (count,) = self._db.execute("SELECT COUNT(*) FROM members WHERE kind = 'unknown'").fetchone()
+        query = "SELECT name FROM members WHERE kind = 'unknown' ORDER BY ordinal LIMIT ?"
+        return count, tuple(name for (name,) in self._db.execute(query, (EXAMPLES,)))
+
     def iter_members(self) -> Iterator[tuple[int, str, str, bytes]]:
         """Yield (ordinal, name, kind, bytes) of the members that are no half of a pair, in order."""
         yield from self._db.execute("SELECT ordinal, name, kind, data FROM members ORDER BY ordinal")
+
+    def iter_member_names(self) -> Iterator[tuple[int, str, str]]:
+        """Yield (ordinal, name, kind) of the members that are no half of a pair, in order."""
+        yield from self._db.execute("SELECT ordinal, name, kind FROM members ORDER BY ordinal")
 
     def read_top(self) -> str:
         """Return the release's top folder; an empty text where it has none."""

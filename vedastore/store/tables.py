@@ -58,6 +58,7 @@ _DICTIONARY: Final = {
     ],
     "features": ["id", "class"],
     "members": ["kind"],
+    "skipped": ["rules.list.element"],
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vedastore.errors import SampleNotFoundError, UsageError, escape
 from vedastore.io import geometry
-from vedastore.model import LabelOptions
+from vedastore.model import DEFAULT_LIMITS, LabelOptions
 from vedastore.ops import convert as convert_op
 from vedastore.ops import export as export_op
 from vedastore.ops import verify as verify_op
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import xarray as xr
 
-    from vedastore.model import Task
+    from vedastore.model import Limits, Task
     from vedastore.ops.export import ExportReport
     from vedastore.ops.verify import VerifyReport
     from vedastore.views.sample import Sample
@@ -255,6 +255,7 @@ def convert(
     classes: Sequence[str] | None = None,
     name: str | None = None,
     version: str | None = None,
+    limits: Limits | None = None,
     workers: int | None = None,
     client: Any = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -276,6 +277,8 @@ def convert(
         The property that holds the label instead of ``label``; the class of samples that have none.
     task, classes, name, version : optional
         What ``meta.json`` would say; given here they win.
+    limits : Limits, optional
+        What the release may ask for; more is refused.
     workers : int, optional
         Threads; one a core without it.
     client : distributed.Client, optional
@@ -300,6 +303,7 @@ def convert(
         classes=None if classes is None else tuple(classes),
         name=name,
         version=version,
+        limits=limits or DEFAULT_LIMITS,
     )
     report = convert_op.convert(_only(source), store, options, workers=workers, client=client, progress=progress)
     return open(report.store, report.version.version)

@@ -85,6 +85,7 @@ def write_release(path: Path) -> None:
             footprints.append({"type": "Feature", "geometry": feature["geometry"], "properties": {"id": str(number)}})
             writer.add(f"{_NAME}/images/{number}.tif", _geotiff(pixels, transform))
             writer.add(f"{_NAME}/labels/{number}.json", json.dumps(feature).encode())
+        x, y = zip(*(point for f in footprints for point in f["geometry"]["coordinates"][0]), strict=True)
         meta = {
             "name": "Demo buildings and trees",
             "version": "1.0.0",
@@ -93,6 +94,9 @@ def write_release(path: Path) -> None:
             "nclasses": len(_COLOURS),
             "public": True,
             "source": "made up",
+            "bbox": [min(x), min(y), max(x), max(y)],
+            "s3_location": None,
+            "source_url": None,
         }
         bounds = {"type": "FeatureCollection", "features": footprints}
         writer.add(f"{_NAME}/meta.json", json.dumps(meta).encode())
