@@ -2,7 +2,7 @@
 """Checks the documentation, and writes the part of it that is generated: scripts/check_docs.py [--write].
 
 The reference (docs/reference.md) is generated from the parser of the command line and from the public Python names, the
-list of rules (docs/rules.md) from their catalogue, the tables of docs/tiff.md from the tests' catalogue of layouts, each
+list of rules (docs/rules.md) from their catalogue, the tables of docs/tiff.md from the tests' layouts, each
 of which is read for it. Without arguments everything is checked: these pages are up to date, every command has
 help, relative links and images lead somewhere, every file in docs is reachable from README.md or docs/index.md, and no
 page names a place of one machine.
