@@ -33,8 +33,8 @@ from vedastore.io import tiff
 from vedastore.io.archive import iter_members, sniff
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
-from vedastore.io.tiff.image import parse_image
-from vedastore.io.tiff.segments import check_apart
+from vedastore.io.tiff.layout import parse_layout
+from vedastore.io.tiff.segments import check_apart, parse_segments
 from vedastore.io.tiff.structure import iter_later_directories, iter_sub_directories, read_first_directory
 from vedastore.model import LabelOptions, Limits
 from vedastore.spec.labels import parse_label
@@ -120,15 +120,16 @@ def tiff_structure(data: bytes) -> bool:
             for tag in directory.entries:
                 assert len(directory.raw(tag)) == directory.entries[tag].size_bytes
                 directory.text(tag)
-        image = parse_image(data, LIMITS)
-        regions = image.segments.regions()
-        check_apart(regions, image.directory, image.layout)
+        layout = parse_layout(first, LIMITS)
+        segments = parse_segments(first, layout, LIMITS)
+        regions = segments.regions()
+        check_apart(regions, first, layout)
     except ImageError:
         return False
-    assert image.layout.raw_bytes <= LIMITS.image_bytes
+    assert layout.raw_bytes <= LIMITS.image_bytes
     assert all(size > 0 and offset + size <= len(data) for offset, size in regions)
     assert all(a + n < b for (a, n), (b, _) in pairwise(regions))
-    assert sum(size for _, size in regions) == image.segments.stored.sum()
+    assert sum(size for _, size in regions) == segments.stored.sum()
     return True
 
 
