@@ -254,6 +254,8 @@ def _shape_of(item: object) -> shapely.Geometry | None:
     if not item or not item["coordinates"]:
         return None
     polygons = [item["coordinates"]] if item["type"] == "Polygon" else item["coordinates"]
+    if not any(ring for rings in polygons for ring in rings):
+        return None
     parts = []
     for rings in polygons:
         closed = [[p[:2] for p in (ring if ring[0] == ring[-1] else [*ring, ring[0]])] for ring in rings]

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import strategies as st
 
 import vedastore as vs
-from tests.builders import assert_store_ok, geotiff, make_release, pixels_of
+from tests.builders import assert_store_ok, make_release
 from tests.mutators import mutate
 from tests.test_archive import END, header, padded, pax
 from vedastore.errors import ReleaseError
@@ -140,7 +140,6 @@ BAD_IMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a bomb": lambda image: _bomb(),
     "a bomb below the limit": lambda image: _bomb(30_000),
     "pages in a loop": _loop,
-    "12-bit samples": lambda image: geotiff(pixels_of((1, 16, 16), "uint16"), nbits=12),
     "a directory outside": lambda image: image[:4] + b"\xff\xff\xff\x7f" + image[8:],
 }
 
