@@ -115,7 +115,7 @@ def parse_segments(directory: Directory, layout: Layout, limits: Limits = DEFAUL
             raise damaged(f"truncated: {name[:-1]} {short} has {counts[short]} bytes, its pixels need {sizes[short]}")
         stored = np.minimum(counts, sizes)
     if ((stored == 0) & (offsets != 0)).any():
-        raise unsupported(f"{name} with a place and no length")  # libtiff guesses how long they are
+        raise damaged(f"{name} with a place and no length")  # libtiff guesses, or gives what is in memory
     _check_inside(offsets, stored, len(directory.data), name)
     refuse_bomb(layout.raw_bytes, int(stored.sum()), SCHEMES[layout.scheme], limits)
     return Segments(offsets, stored, sizes)
