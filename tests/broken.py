@@ -153,16 +153,16 @@ def two_pages():
     return buffer.getvalue()
 
 
-def twelve_bits():
+def mixed_bits():
     data = bytearray(image(9))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
         tag = file.pages[0].tags["BitsPerSample"]
-        data[tag.valueoffset : tag.valueoffset + 6] = bytes([12, 0] * 3)
+        data[tag.valueoffset : tag.valueoffset + 6] = bytes([8, 0, 8, 0, 16, 0])
     return bytes(data)
 
 
 case_file("image-damaged", "images/2.tif", image(1)[:-200])
-case_file("image-unsupported", "images/2.tif", twelve_bits())
+case_file("image-unsupported", "images/2.tif", mixed_bits())
 case_file("image-limit", "images/2.tif", image(1, (3, SIZE, 2 * SIZE)), ("--limit", "image_bytes=4KiB"))
 case_file("image-size", "images/2.tif", image(1, (3, 2 * SIZE, SIZE)))
 case_file("image-type", "images/2.tif", image(1, dtype="uint16"))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vedastore as vs
-from tests.broken import TOP, Parts, image, twelve_bits
+from tests.broken import TOP, Parts, image, mixed_bits
 from tests.builders import assert_store_ok
 from tests.test_validate import run, run_json
 from vedastore.spec.root import SKIPPED_INLINE
@@ -41,7 +41,7 @@ WAYS = {
     "no_label": drop("labels/{}.json"),
     "no_tiff": put("images/{}.tif", b"no TIFF"),
     "cut_tiff": put("images/{}.tif", image(1)[:-300]),
-    "odd_tiff": put("images/{}.tif", twelve_bits()),
+    "odd_tiff": put("images/{}.tif", mixed_bits()),
     "two_images": put("images/{}.TIFF", image(7)),
     "two_bad_images": put("images/{}.TIFF", b"no TIFF"),
     "two_labels": put("labels/{}.geojson", b'{"geometry": {}, "properties": {"label": "car"}}'),

@@ -158,8 +158,7 @@ def look(pixels: np.ndarray[Any, Any], nodata: str | None) -> Look:
     if all(_is_blank(part, nodata) for part in _parts(bands)):
         return "black"
     first = bands[:, :1]
-    same = all(((part == first) | ((part != part) & (first != first))).all() for part in _parts(bands))  # noqa: PLR0124 - NaN is NaN
-    return "constant" if same else "varied"
+    return "constant" if all(_is_same(part, first) for part in _parts(bands)) else "varied"
 
 
 def _parts(bands: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
@@ -168,6 +167,13 @@ def _parts(bands: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
     while start < bands.shape[1]:
         yield bands[:, start : start + size]
         start, size = start + size, 4 * size
+
+
+def _is_same(part: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> bool:
+    same = part == first
+    if part.dtype.kind in "fc":
+        same |= np.isnan(part) & np.isnan(first)
+    return bool(same.all())
 
 
 def _is_blank(part: np.ndarray[Any, Any], nodata: str | None) -> bool:

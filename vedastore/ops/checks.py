@@ -18,7 +18,7 @@ from vedastore.spec import release as rules
 from vedastore.spec.rules import RULES, SEVERITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from vedastore.ops.decisions import Decisions
     from vedastore.ops.options import ConvertOptions
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
 _FORMER: Final = {"unclosed-ring": "ring-unclosed", "invalid-geometry": "geometry-invalid"}
 """Flags of rows whose rule has another name."""
+ON_COORDINATES: Final = ("object-outside", "objects-unplaced", "geometry-degenerate")
+"""Rules that mean nothing where it is not known what label coordinates are."""
 _ORDER: Final = {rule: place for place, rule in enumerate(RULES)}
 _CONTAINERS: Final = {"tar": "a plain tar archive", "directory": "a directory"}
 
 
 class FlagCount:
-    """Counts the flags of rows that are rules, and tells them as findings."""
+    """Counts the flags of rows that are rules, and tells them as findings; ``ignored`` rules aside."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: Collection[str] = ()) -> None:
+        self._ignored = ignored
         self._counts: dict[str, int] = {}
         self._examples: dict[str, list[str]] = {}
 
@@ -42,7 +45,7 @@ class FlagCount:
         for flag in flags:
             rule = flag.replace("_", "-")
             rule = _FORMER.get(rule, rule)
-            if rule in RULES:
+            if rule in RULES and rule not in self._ignored:
                 self._counts[rule] = self._counts.get(rule, 0) + 1
                 examples = self._examples.setdefault(rule, [])
                 if len(examples) < EXAMPLES:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vedastore.exchange.release import ReleaseReader
-from vedastore.ops.checks import FlagCount, check_refused, check_release, ordered
+from vedastore.ops.checks import ON_COORDINATES, FlagCount, check_refused, check_release, ordered
 from vedastore.ops.convert import BATCH_BYTES, BATCH_MEMBERS, MEMBER_BYTES
 from vedastore.ops.decisions import Decisions, Refusals, decide
 from vedastore.ops.roll import Encoded, Roll, read_batch
@@ -119,14 +119,15 @@ def examine(
                     else:
                         roll.add(outcome)
         decisions = decide(ledger, options, reader.where, refusals)
-        flags = FlagCount()
+        refused = {error.rule for error in refusals.errors}
+        flags = FlagCount(ON_COORDINATES if "coordinates-unclear" in refused else ())
         for pairs in ledger.iter_pairs():
             rows, _ = plan_rows(pairs, decisions.label_coords)
             for pair, flagged in zip(pairs, rows["flags"], strict=True):
                 flags.add(pair.id, flagged)
         problems = ordered(check_refused(ledger, refusals.errors, reader.where))
         checked = check_release(ledger, decisions, options, reader.where, reader.container)
-        two = any(error.rule == "release-two" for error in refusals.errors)  # what they are together means nothing
+        two = "release-two" in refused  # what they are together means nothing
         findings = () if two else ordered((*checked, *flags.findings(reader.where)))
         report = ValidateReport(
             samples=decisions.samples,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from vedastore.errors import LabelError, ReleaseError
@@ -205,17 +206,25 @@ def _box(geometry: Any, where: str) -> Bounds:
     if not isinstance(geometry, dict) or not isinstance(geometry.get("coordinates"), list):
         raise ReleaseError("bounds.geojson has a feature that is no GeoJSON", where=where, rule="bounds-json")
     todo: list[Any] = [geometry["coordinates"]]
-    positions = []
+    edges: list[Bounds] = []
     while todo:
         item = todo.pop()
-        if item and all(isinstance(n, int | float) for n in item):
-            positions.append(item)
-        elif not all(isinstance(part, list) for part in item):
+        if not all(isinstance(part, list) for part in item):
             raise ReleaseError("bounds.geojson has coordinates that are no numbers", where=where, rule="bounds-json")
-        todo += [] if positions and positions[-1] is item else item
-    if not positions or any(len(p) < 2 for p in positions):  # noqa: PLR2004 - a position has x and y
+        if item and item[0] and not isinstance(item[0][0], list):
+            edges.append(_ring_box(item, where))
+        else:
+            todo += item
+    if not edges:
         raise ReleaseError("bounds.geojson has a geometry without positions", where=where, rule="bounds-json")
-    x, y = [p[0] for p in positions], [p[1] for p in positions]
+    west, south, east, north = zip(*edges, strict=True)
+    return min(west), min(south), max(east), max(north)
+
+
+def _ring_box(ring: list[Any], where: str) -> Bounds:
+    if not set(map(type, chain.from_iterable(ring))) <= {int, float} or min(map(len, ring)) < 2:  # noqa: PLR2004 - x, y
+        raise ReleaseError("bounds.geojson has coordinates that are no numbers", where=where, rule="bounds-json")
+    x, y = [p[0] for p in ring], [p[1] for p in ring]
     return min(x), min(y), max(x), max(y)
 
 

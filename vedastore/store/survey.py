@@ -88,6 +88,9 @@ class Survey:
 
     def alike_names(self) -> Iterator[tuple[str, Named]]:
         """Yield (rule, ids) for ids that some systems take for the same."""
+        names, distinct = self._db.execute("SELECT COUNT(*), COUNT(DISTINCT lowered(id)) FROM ids").fetchone()
+        if names == distinct:
+            return
         for rule, query in _ALIKE.items():
             count = 0
             examples: list[str] = []
@@ -173,4 +176,4 @@ def _nfc(text: str) -> str:
 
 
 def _lowered(text: str) -> str:
-    return _nfc(_nfc(text).lower())
+    return text.lower() if text.isascii() else _nfc(_nfc(text).lower())
