@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from heapq import merge
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
 
@@ -77,23 +77,17 @@ def _rebuild_image(image: StoredImage, reader: ShardReader) -> Rebuilt:
     A file that was to be identical can come out equivalent: codecs of another version may compress differently.
     """
     pixels = reader.read(image.row)
+    if image.pixel_digest is not None and pixel_digest(pixels) != image.pixel_digest:  # older stores may have none
+        raise StoreError("the pixels are not those that were converted", where=image.member)
     try:
         data = tiff.encode(pixels, image.envelope)
         if hashlib.sha256(data).digest() == image.digest:
             return Rebuilt("image", image.member, "identical", data)
-        _check_pixels(image, pixels)
         if tiff.describe(image.envelope).encoder != tiff.COPY:
             return Rebuilt("image", image.member, "equivalent", data)
     except ReleaseError as error:
-        _check_pixels(image, pixels)
         raise StoreError(f"the envelope is damaged: {error.message}", where=image.member) from error
     raise StoreError("the image cannot be given back: its digest does not fit", where=image.member)
-
-
-def _check_pixels(image: StoredImage, pixels: np.ndarray[Any, Any]) -> None:
-    """Refuse pixels that are not those that were converted; older stores cannot tell for uncompressed files."""
-    if image.pixel_digest is not None and pixel_digest(pixels) != image.pixel_digest:
-        raise StoreError("the pixels are not those that were converted", where=image.member)
 
 
 def _size(item: StoredImage | StoredFile, snapshot: Snapshot) -> int:
