@@ -218,6 +218,7 @@ def many_versions(count, **changes):
     return lambda store: edit_root(store, change)
 
 
+VERSION = b'{"version": "1", "index": {}}, '
 WRONG = (None, True, -1, 1.5, 2**60, 10**400, "1", [], {}, [[]], {"a": [1]}, "x" * 100_000)
 FIELDS = ("version", "parent", "created", "name", "task", "classes", "label_coords", "samples", "features", "bounds",
           "fidelity", "index", "buckets", "content", "source", "skipped", "findings")  # fmt: skip
@@ -281,9 +282,9 @@ ROOTS = {
     "too-deep": (raw_root(b'{"attributes": {"vedastore": ' + b"[" * 10**6 + b"]" * 10**6 + b"}}"), "refused"),
     "no-versions": (lambda s: edit_root(s, lambda b: b.update(versions=[])), "refused"),
     "twins": (many_versions(2, version="1.0.1"), "any"),
-    "many-versions": (many_versions(300), "any"),
-    "a-million-versions": (many_versions(20_000, name="x" * 3000), "refused"),
-    "hundreds-of-MB": (raw_root(b'{"attributes": {"vedastore": "' + b"x" * 300 * MIB + b'"}}'), "refused"),
+    "many-versions": (many_versions(40), "any"),
+    "a-million-versions": (raw_root(b'{"attributes": {"vedastore": {"versions": [' + VERSION * 10**6 + b"0]}}}"), "refused"),
+    "hundreds-of-MB": (raw_root(b'{"attributes": {"vedastore": "' + b"x" * 65 * MIB + b'"}}'), "refused"),
     "lists": (raw_root(b'{"attributes": {"vedastore": [' + b"[]," * 3 * MIB + b"0]}}"), "refused"),
     "no-json": (raw_root(b"\x80PNG" * 1000), "refused"),
     "samples-lie": (version(samples=2**40), "refused"),
