@@ -159,10 +159,9 @@ def test_slow_releases(tmp_path, case):
     assert not wrong, shown(wrong)
 
 
-@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_releases_whose_flaw_is_known(tmp_path, slow):
+def test_releases_whose_flaw_is_known(tmp_path):
     """Fails once one of them is refused as it should be: take its flaw out of the corpus then."""
-    flawed = [case for case in CORPUS if case.flaw and case.slow == slow]
+    flawed = [case for case in CORPUS if case.flaw]
     mended = {case.name for case in flawed} - convert_all(flawed, tmp_path).keys()
     assert not mended, f"mended: {', '.join(sorted(mended))}"
     pytest.xfail("; ".join(f"{case.name}: {case.flaw}" for case in flawed))
