@@ -45,6 +45,10 @@ _ROWS_PER_BYTE: Final = 8
 _CHUNK_BYTES: Final = 272 * 2**20
 """A column of a row group that is full but for one member of the largest size."""
 _CHUNK_EXPANSION: Final = 1000
+_SWOLLEN_BYTES: Final = 2**30
+"""Above it, what a dictionary could become is found out before it does."""
+_SLOW_BYTES: Final = 16 * 2**20
+"""What the rows may take that are read at a time."""
 _DICTIONARY: Final = {
     "samples": [
         "bucket",
@@ -217,7 +221,9 @@ class TableReader:
         chosen = list(range(len(self._group_rows)) if groups is None else groups)
         try:
             with self._lock:  # a ParquetFile is not made for several threads
-                self._check_chunks(names, chosen)
+                swollen = self._check_chunks(names, chosen)
+                if swollen > _SWOLLEN_BYTES:
+                    self._check_decoded(names, chosen, swollen)
                 found = self._parquet.read_row_groups(chosen, columns=names)
             found.validate(full=True)
         except (pa.ArrowException, OSError, MemoryError) as error:
@@ -274,9 +280,25 @@ class TableReader:
                 told = found.field(at[0]).type if at else "absent"
                 raise self._damaged(f"its column {field.name} is {told} instead of {field.type}")
 
-    def _check_chunks(self, names: Sequence[str], groups: Sequence[int]) -> None:
-        """Refuse columns that would become far larger than they are, before they do."""
-        metadata = self._parquet.metadata
+    def _check_decoded(self, names: Sequence[str], groups: list[int], swollen: int) -> None:
+        """Decode a few rows at a time and forget them: one text of a dictionary may stand in every row."""
+        size, rows = 0, max(1, max(self._group_rows[g] for g in groups) * _SLOW_BYTES // swollen)
+        for part in self._parquet.iter_batches(
+            batch_size=rows, row_groups=groups, columns=list(names), use_threads=False
+        ):
+            size += part.nbytes
+            if size > _CHUNK_BYTES * len(groups):
+                raise self._damaged("its rows would take far more memory than it has bytes")
+
+    def _check_chunks(self, names: Sequence[str], groups: Sequence[int]) -> int:
+        """Refuse columns that would become far larger than they are, before they do.
+
+        Returns
+        -------
+        int
+            What the largest column with a dictionary would take if the whole dictionary stood in every row, bytes.
+        """
+        metadata, swollen = self._parquet.metadata, 0
         for group in map(metadata.row_group, groups):
             for chunk in map(group.column, range(group.num_columns)):
                 if chunk.path_in_schema.partition(".")[0] not in names:
@@ -284,6 +306,9 @@ class TableReader:
                 size, stored = chunk.total_uncompressed_size, max(chunk.total_compressed_size, 1)
                 if size > max(_CHUNK_BYTES, _CHUNK_EXPANSION * stored):
                     raise self._damaged(f"{stored} bytes of its column {chunk.path_in_schema} would become {size}")
+                if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
+                    swollen = max(swollen, size * chunk.num_values)
+        return swollen
 
     def _check_values(self, found: Any, groups: Sequence[int]) -> None:
         import pyarrow.compute as pc
