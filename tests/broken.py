@@ -153,6 +153,14 @@ def two_pages():
     return buffer.getvalue()
 
 
+def slow_to_read():
+    """An image whose encoder is looked for in vain, for much longer than a second."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 4, (2048, 4096), "u1")
+    tifffile.imwrite(buffer, pixels, compression="lzma", compressionargs={"level": 0}, rowsperstrip=2048)
+    return buffer.getvalue()
+
+
 def mixed_bits():
     data = bytearray(image(9))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
@@ -163,6 +171,7 @@ def mixed_bits():
 
 case_file("image-damaged", "images/2.tif", image(1)[:-200])
 case_file("image-unsupported", "images/2.tif", mixed_bits())
+case_file("image-crash", "images/2.tif", slow_to_read(), ("--limit", "image_seconds=1"))
 case_file("image-limit", "images/2.tif", image(1, (3, SIZE, 2 * SIZE)), ("--limit", "image_bytes=4KiB"))
 case_file("image-size", "images/2.tif", image(1, (3, 2 * SIZE, SIZE)))
 case_file("image-type", "images/2.tif", image(1, dtype="uint16"))

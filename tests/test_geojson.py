@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import LabelError
-from vedastore.io.geojson import _check_limits, _depth, _memory, parse_json
+from vedastore.io.geojson import _check_limits, _depth, _memory, iter_features, parse_json
 from vedastore.model import LabelOptions, Limits
 from vedastore.spec.labels import parse_label
 
@@ -215,3 +215,53 @@ def test_depth_of_signs(text, times):
     """Also over the ends of the blocks that are looked at at once."""
     text = '"' + "x" * (2**16 - times) + '"' + text
     assert _depth(text.encode()) == depth_of(text)
+
+
+# ------------------------------------------------------------------------------------------------- features, one by one
+
+FEATURES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text('a"\\\\[]{},:', max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["features", "type", "a"]), inner),
+    max_leaves=8,
+)
+
+
+@given(st.lists(FEATURES, max_size=4), st.dictionaries(st.sampled_from(["a", "b]", '"']), FEATURES), st.booleans())
+def test_features_are_those_of_the_whole_document(features, foreign, last):
+    collection = {"type": "FeatureCollection", "features": features}
+    document = foreign | collection if last else collection | foreign
+    for options in ({}, {"indent": 2}, {"ensure_ascii": False, "separators": (",", ":")}):
+        assert list(iter_features(json.dumps(document, **options).encode(), WHERE)) == features
+
+
+@given(FEATURES)
+def test_a_document_that_is_no_collection_is_its_only_feature(document):
+    if isinstance(document, dict) and document.get("type") == "FeatureCollection":
+        document["type"] = "Feature"
+    assert list(iter_features(json.dumps(document).encode(), WHERE)) == [document]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type": "FeatureCollection", "features": [}', '{"type": "FeatureCollection", "features": [1}',
+        '{"type": "FeatureCollection", "features": [1, 2}', '{"type": "FeatureCollection", "features": [1,]}',
+        '{"type": "FeatureCollection", "features": [1', '{"type": "FeatureCollection", "features": [{]}]}',
+        '{"type": "FeatureCollection", "features": [1], "features": [2]}', "", "[", '{"features": ["a]}',
+        '{"type": "FeatureCollection", "features": [{"a": NaN}]}',
+    ],
+)  # fmt: skip
+def test_collections_that_are_no_json(text):
+    with pytest.raises(LabelError):
+        list(iter_features(text.encode(), WHERE))
+
+
+def test_a_collection_needs_the_memory_of_one_feature():
+    feature = json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[0.5, 1.5]] * 5]}})
+    data = ('{"type": "FeatureCollection", "features": [' + ", ".join([feature] * 50_000) + "]}").encode()
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in iter_features(data, WHERE, Limits(json_bytes=1000, json_memory_bytes=20_000))) == 50_000
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
+    finally:
+        tracemalloc.stop()

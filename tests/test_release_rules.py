@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import LabelError, ReleaseError
+from vedastore.io.geojson import iter_features
 from vedastore.model import Meta
 from vedastore.spec.release import (
     META_KEYS,
@@ -268,7 +269,7 @@ SQUARE = {"type": "Polygon", "coordinates": [[[1, 2], [3, 2], [3, 5], [1, 2]]]}
     ],
 )
 def test_parse_bounds(document, boxes):
-    assert parse_bounds(document, "b") == boxes
+    assert [parse_bounds(f, "b") for f in iter_features(json.dumps(document).encode(), "b")] == boxes
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_parse_bounds(document, boxes):
 )
 def test_bounds_that_are_no_geojson(document):
     with pytest.raises(ReleaseError, match=r"bounds\.geojson") as caught:
-        parse_bounds(document, "b")
+        [parse_bounds(f, "b") for f in iter_features(json.dumps(document).encode(), "b")]
     assert caught.value.rule == "bounds-json"
 
 

@@ -16,14 +16,6 @@ from vedastore.model import EXAMPLES
 from vedastore.spec.rules import RULES, SECTIONS, SEVERITIES
 
 REFUSALS = {"archive-damaged", "archive-member", "archive-limit"}
-ELSEWHERE = {
-    *("json-syntax", "json-encoding", "json-number", "json-duplicate-key", "json-bom", "json-rounded"),
-    *("label-missing", "label-task", "coordinates-unclear"),
-    *("geometry-form", "box-inverted", "geometry-degenerate", "geometry-3d", "object-outside"),
-    *("footprint-empty", "footprint-pole", "footprint-swapped"),
-    *("image-unsupported", "image-limit", "image-crash"),
-}
-"""Rules whose code is being written: strict, so that the mark goes when the code is there."""
 
 
 def run(capsys, *arguments, code):
@@ -41,12 +33,7 @@ def rules_of(told):
     return [f["rule"] for f in (*told["problems"], *told["findings"])]
 
 
-def marked(rules):
-    soon = pytest.mark.xfail(reason="not found yet", strict=True)
-    return [pytest.param(rule, marks=[soon] if rule in ELSEWHERE else []) for rule in rules]
-
-
-@pytest.mark.parametrize("rule", marked(RULES))
+@pytest.mark.parametrize("rule", RULES)
 def test_a_release_that_breaks_just_this_rule(rule, tmp_path, capsys):
     source, arguments = write(rule, tmp_path)
     severity = RULES[rule].severity
@@ -63,7 +50,7 @@ def test_a_release_that_breaks_just_this_rule(rule, tmp_path, capsys):
     run(capsys, "validate", source, *arguments, "--strict", code=1)
 
 
-@pytest.mark.parametrize("rule", marked([r for r in RULES if RULES[r].severity == "error" and r in CASES]))
+@pytest.mark.parametrize("rule", [r for r in RULES if RULES[r].severity == "error" and r in CASES])
 def test_a_conversion_refuses_errors_by_the_same_rule(rule, tmp_path, capsys):
     source, arguments = write(rule, tmp_path)
     error = run_json(capsys, "convert", source, tmp_path / "r.zarr", *arguments, code=3)["error"]
@@ -71,7 +58,7 @@ def test_a_conversion_refuses_errors_by_the_same_rule(rule, tmp_path, capsys):
     assert not (tmp_path / "r.zarr").exists()
 
 
-@pytest.mark.parametrize("rule", marked([r for r in RULES if RULES[r].severity != "error"]))
+@pytest.mark.parametrize("rule", [r for r in RULES if RULES[r].severity != "error"])
 def test_a_conversion_finds_the_same(rule, tmp_path, capsys):
     source, arguments = write(rule, tmp_path)
     validated = run_json(capsys, "validate", source, *arguments, code=0 if RULES[rule].severity == "note" else 1)

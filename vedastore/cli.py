@@ -431,8 +431,8 @@ def _tell(options: argparse.Namespace, document: dict[str, Any], *lines: str) ->
     if options.json:
         print(json.dumps(document, default=_plain, indent=1))
     elif not options.quiet:
-        for line in lines:
-            print(line)
+        for line in (part for text in lines for part in text.split("\n")):
+            print(escape(line))
 
 
 def _tell_sarif(findings: Sequence[Finding], release: str, places: dict[str, dict[str, str]]) -> None:

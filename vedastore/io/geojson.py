@@ -10,12 +10,15 @@ import json
 import math
 import re
 from collections import Counter
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 
 from vedastore.errors import LabelError
 from vedastore.model import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # What a number beyond double precision must have: a long exponent, or many digits (with at most "e99" behind them).
 _HUGE = re.compile(r"[0-9.][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
@@ -28,6 +31,9 @@ _BYTE_MOST: Final = 170
 """No byte of a document needs more than this."""
 _LATIN, _BASIC_PLANE = 0xC4, 0xF0  # the first bytes of UTF-8 from which text needs two bytes a character, and four
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
+_LIST_DEPTH: Final = 2  # of the list of features: in the outermost object
 
 _DEPTH_BLOCK: Final = 2**16
 _STEPS = np.zeros(256, np.int8)
@@ -64,6 +70,51 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
         raise LabelError("JSON nested too deeply for Python", where=where, rule="json-limit") from None
     except LabelError as error:
         raise error.at(where) from None
+
+
+def iter_features(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Any]:
+    """Yield the features of a collection one by one; a document that is no collection is yielded itself.
+
+    The limits hold for each feature and for what stands around them: a collection may be of any length.
+
+    Raises
+    ------
+    LabelError
+        As `parse_json` does.
+    """
+    places = _find_features(data)
+    if places is None:
+        yield parse_json(data, where, limits)
+        return
+    begin, end = (places[0][0], places[-1][1]) if places else (0, 0)
+    around = parse_json(data[:begin] + data[end:] if places else data, where, limits)
+    if not isinstance(around, dict) or around.get("type") != "FeatureCollection":
+        yield parse_json(data, where, limits)
+        return
+    for number, (start, stop) in enumerate(places):
+        yield parse_json(data[start:stop], f"{where}: feature {number}", limits)
+
+
+def _find_features(data: bytes) -> list[tuple[int, int]] | None:
+    """Find the items of the list ``features`` of the outermost object; None where there is no such list."""
+    places: list[tuple[int, int]] = []
+    depth, begin, key = 0, -1, b""
+    for token in _TOKEN.finditer(data):
+        sign = token[0][:1]
+        if sign == b'"':
+            key = token[0] if depth == 1 else key
+        elif sign in b"[{":
+            depth += 1
+            if depth == _LIST_DEPTH and sign == b"[" and key == b'"features"':
+                begin = token.end()
+        elif begin >= 0 and depth == _LIST_DEPTH and sign != b"}":
+            places.append((begin, token.start()))
+            begin = token.end()
+        depth -= sign in b"]}"
+        if begin >= 0 and depth < _LIST_DEPTH:
+            is_empty = len(places) == 1 and not data[slice(*places[0])].strip()
+            return [] if is_empty else places or None
+    return None
 
 
 def _check_limits(data: bytes, where: str, limits: Limits) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vedastore.errors import ReleaseError
 from vedastore.io.coverage import Coverage
-from vedastore.io.geojson import parse_json
+from vedastore.io.geojson import iter_features
 from vedastore.model import EXAMPLES, Finding
 from vedastore.spec import release as rules
 from vedastore.spec.rules import RULES, SEVERITIES
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from vedastore.ops.options import ConvertOptions
     from vedastore.store.ledger import Ledger
 
-_FORMER: Final = {"unclosed-ring": "ring-unclosed", "invalid-geometry": "geometry-invalid"}
-"""Flags of rows whose rule has another name."""
 ON_COORDINATES: Final = ("object-outside", "objects-unplaced", "geometry-degenerate")
 """Rules that mean nothing where it is not known what label coordinates are."""
 _ORDER: Final = {rule: place for place, rule in enumerate(RULES)}
@@ -42,9 +40,7 @@ class FlagCount:
 
     def add(self, sample_id: str, flags: list[str]) -> None:
         """Count one sample's flags."""
-        for flag in flags:
-            rule = flag.replace("_", "-")
-            rule = _FORMER.get(rule, rule)
+        for rule in flags:
             if rule in RULES and rule not in self._ignored:
                 self._counts[rule] = self._counts.get(rule, 0) + 1
                 examples = self._examples.setdefault(rule, [])
@@ -118,15 +114,14 @@ def _check_bounds(ledger: Ledger, decisions: Decisions, options: ConvertOptions,
         return
     place = f"{where}: {found[0]}"
     try:
-        features = rules.parse_bounds(parse_json(found[1], place, options.limits), place)
+        boxes = [rules.parse_bounds(f, place) for f in iter_features(found[1], place, options.limits)]
     except ReleaseError as error:
         yield Finding("bounds-json", error.message, place)
         return
-    yield from rules.check_bounds(len(features), decisions.samples, place, read=decisions.read)
-    boxes = [box for box in features if box is not None]
+    yield from rules.check_bounds(len(boxes), decisions.samples, place, read=decisions.read)
     count = 0
     outside: list[str] = []
-    coverage = Coverage(boxes)
+    coverage = Coverage([box for box in boxes if box is not None])
     for rows in ledger.survey.iter_boxes():
         edges = np.array([json.loads(row[1]) for row in rows])
         size = edges[:, 2:] - edges[:, :2]

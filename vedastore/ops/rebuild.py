@@ -83,7 +83,7 @@ def _rebuild_image(image: StoredImage, reader: ShardReader) -> Rebuilt:
         data = tiff.encode(pixels, image.envelope)
         if hashlib.sha256(data).digest() == image.digest:
             return Rebuilt("image", image.member, "identical", data)
-        if tiff.describe(image.envelope).encoder != tiff.COPY:
+        if tiff.describe(image.envelope).encoder not in {tiff.COPY, tiff.VERBATIM}:
             return Rebuilt("image", image.member, "equivalent", data)
     except ReleaseError as error:
         raise StoreError(f"the envelope is damaged: {error.message}", where=image.member) from error

@@ -185,20 +185,18 @@ def parse_bbox(value: object) -> Bounds | None:
     return tuple(value) if len(value) == 4 else None  # noqa: PLR2004 - the four edges
 
 
-def parse_bounds(document: Any, where: str) -> list[Bounds | None]:
-    """Read ``bounds.geojson``: the box around each feature, None for a feature without geometry.
+def parse_bounds(feature: Any, where: str) -> Bounds | None:
+    """Read one feature of ``bounds.geojson``, or its only one: the box around it, None where it has no geometry.
 
     Raises
     ------
     ReleaseError
         When it is no GeoJSON.
     """
-    kind = document.get("type") if isinstance(document, dict) else None
-    features = document.get("features") if kind == "FeatureCollection" else [document]
-    if not isinstance(kind, str) or not isinstance(features, list) or not all(isinstance(f, dict) for f in features):
+    if not isinstance(feature, dict) or not isinstance(feature.get("type"), str):
         raise ReleaseError("bounds.geojson is no GeoJSON", where=where, rule="bounds-json")
-    geometries = [f.get("geometry") if f.get("type") == "Feature" else f for f in features]
-    return [None if g is None or g == {} else _box(g, where) for g in geometries]
+    geometry = feature.get("geometry") if feature["type"] == "Feature" else feature
+    return None if geometry is None or geometry == {} else _box(geometry, where)
 
 
 def _box(geometry: Any, where: str) -> Bounds:

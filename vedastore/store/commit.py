@@ -90,9 +90,14 @@ class Write:
             The swap failed on the way, and the root may be ours.
         """
         root = Root(self.write_id, (version,))
+        document = dump_root(root)
+        if len(document) > LIMIT_BYTES:
+            message = f"the root document would have {len(document)} bytes, and no reader takes more than {LIMIT_BYTES}"
+            hint = "convert fewer shapes of images at once: each has an array of its own"
+            raise StoreError(message, where=self.objects.url, hint=hint)
         self._swapping = True
         try:
-            self.objects.swap(keys.ROOT, dump_root(root), self._base[1] if self._base else None)
+            self.objects.swap(keys.ROOT, document, self._base[1] if self._base else None)
         except ConflictError:
             if not self._is_ours():
                 raise

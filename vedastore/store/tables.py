@@ -102,6 +102,7 @@ class TableWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._parquet.close()  # or else it writes its end when it is collected, to a file that is closed
         self._file.close()
 
     @property
@@ -330,8 +331,8 @@ class TableReader:
 
     def _lengths(self, column: str) -> tuple[int, int]:
         """Return the least and the greatest length of a column's lists."""
-        most = {"classes": len(self._version.classes), "flags": len(RULES)}
-        return (LENGTHS[column], LENGTHS[column]) if column in LENGTHS else (0, most[column])
+        most = {"classes": len(self._version.classes), "flags": len(RULES), "rules": len(RULES)}
+        return (LENGTHS[column], LENGTHS[column]) if column in LENGTHS else (0, most.get(column, _CHUNK_BYTES))
 
     def _check_rows(self, found: Any) -> None:
         """Check that every sample's pixels are in a row that its bucket has."""
