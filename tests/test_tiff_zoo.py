@@ -185,6 +185,15 @@ def test_truncated_odd_layouts_are_damaged(cut):
     assert caught.value.rule == "image-damaged"
 
 
+@pytest.mark.parametrize("place", [1, 5, 2000, 1 << 30])
+def test_odd_pixels_upon_the_header_or_behind_the_end(place):
+    """GDAL would take for pixels what is not in the file."""
+    tags = image(48, 40, bits=12) | {273: ("I", [place]), 279: ("I", [2880])}
+    for lengths in ({}, {279: ("I", [5])}, {279: ("I", [0])}):
+        with pytest.raises(ImageError, match=r"header|truncated|without lengths"):
+            tiff.decode(tiff_bytes(Page(tags | lengths, [bytes(2880)])))
+
+
 # ------------------------------------------------------------------------------ arbitrary bytes
 
 

@@ -7,6 +7,7 @@ is kept whole beside its pixels. Both ways end in the same envelope.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -231,7 +232,7 @@ def _prove_equivalent(pixels: Pixels, envelope: Envelope, limits: Limits) -> Non
 
 
 def _put_together(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
-    limits = _roomy(limits, pixels)
+    limits = _roomy(limits, pixels.nbytes)
     if envelope.encoder == VERBATIM:
         return _give_whole(pixels, envelope, limits)
     skeleton = envelope.skeleton(max(limits.member_bytes, ROOM * pixels.nbytes))
@@ -261,9 +262,10 @@ def _put_together(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
     return rewrite(skeleton, image.directory, image.layout, segments, encoded)
 
 
-def _roomy(limits: Limits, pixels: Pixels) -> Limits:
+@lru_cache(maxsize=64)
+def _roomy(limits: Limits, pixel_bytes: int) -> Limits:
     """Allow what pixels that were let in need: the limits are for those that only a file speaks of."""
-    image_bytes = max(limits.image_bytes, ROOM * pixels.nbytes)
+    image_bytes = max(limits.image_bytes, ROOM * pixel_bytes)
     return replace(limits, image_bytes=image_bytes, image_trusted_bytes=image_bytes)
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vedastore.io.tiff.layout import (
+    HEIGHT,
     NONE,
+    ROWS_PER_STRIP,
     SCHEMES,
     STRIP_COUNTS,
     STRIP_OFFSETS,
@@ -106,10 +108,12 @@ def parse_segments(directory: Directory, layout: Layout, limits: Limits = DEFAUL
     elif layout.scheme == NONE:
         counts = layout.segment_sizes()
     else:
-        raise damaged(f"the lengths of the {name} are missing")
+        raise unsupported(f"{name} without lengths")
     sizes = layout.segment_sizes()
     stored = counts
     if layout.scheme == NONE:
+        if not layout.tiled and layout.segments == 1 and offsets[0]:  # whatever its length is said to be, as libtiff has it
+            counts = sizes
         if ((counts < sizes) & (counts != 0)).any():
             short = int(np.flatnonzero((counts < sizes) & (counts != 0))[0])
             raise damaged(f"truncated: {name[:-1]} {short} has {counts[short]} bytes, its pixels need {sizes[short]}")
@@ -126,12 +130,25 @@ def _check_inside(offsets: npt.NDArray[np.int64], stored: npt.NDArray[np.int64],
         raise damaged(f"truncated: {name} lie beyond the end of the file ({size} bytes)")
 
 
-def check_whole(directory: Directory) -> None:
-    """Refuse an image of any layout whose strips or tiles are not all in the file."""
+def check_whole(directory: Directory, row_bytes: int) -> None:
+    """Refuse an image of any layout whose strips or tiles are not all in the file, behind its header.
+
+    ``row_bytes`` is the length of an uncompressed row, else 0: libtiff trusts it more than the lengths of strips.
+    """
+    size, header = len(directory.data), directory.form.header_bytes
     for where, length, name in (STRIP_OFFSETS, STRIP_COUNTS, "strips"), (TILE_OFFSETS, TILE_COUNTS, "tiles"):
         offsets, counts = directory.integers(where), directory.integers(length)
-        if offsets.size == counts.size:
-            _check_inside(offsets, counts, len(directory.data), name)
+        if offsets.size != counts.size or (offsets.size == 1 and offsets[0] and not counts[0]):
+            raise unsupported(f"{name} without lengths")
+        _check_inside(offsets, counts, size, name)
+        if ((offsets < header) & (counts > 0)).any():
+            raise damaged(f"the {name} lie upon the header")
+    height, offsets = directory.integer(HEIGHT, 1), directory.integers(STRIP_OFFSETS)
+    rows = max(1, min(directory.integer(ROWS_PER_STRIP, height), height))
+    down = -(-height // rows)
+    needed = np.full(offsets.size, rows * row_bytes)
+    needed[down - 1 :: down] = (height - (down - 1) * rows) * row_bytes
+    _check_inside(offsets, needed * (offsets > 0), size, "strips")
 
 
 def _check_number(entry: Entry | None, layout: Layout, name: str) -> None:

@@ -6,6 +6,7 @@ spaces that it converts. What it cannot decode, or misreads without a word, is r
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,15 +25,20 @@ from vedastore.io.tiff.layout import (
     HEIGHT,
     LIMIT_GDAL_BANDS,
     NONE,
+    PHOTOMETRIC,
+    PLANAR,
+    PLANES,
     PREDICTABLE,
     PREDICTOR,
     SIGNED,
     SIZES_BITS,
+    SUBSAMPLING,
     TILE_HEIGHT,
     TILE_WIDTH,
     UNSIGNED,
     VOID,
     WIDTH,
+    YCBCR,
     name_samples,
     name_scheme,
     read_sample_type,
@@ -81,10 +87,10 @@ def read_verbatim(data: bytes, directory: Directory, limits: Limits) -> npt.NDAr
         raise unsupported("volumes (ImageDepth above 1)")
     if bands > LIMIT_GDAL_BANDS:
         raise unsupported(f"{bands} bands, {name}")
-    check_whole(directory)
+    _check_size(len(data), scheme, bands * _canvas(directory) * -(-bits // 8), limits)
+    check_whole(directory, _row_bits(directory, bits) // 8 if code == NONE else 0)
     for _ in iter_later_directories(directory):
         pass
-    _check_size(len(data), scheme, bands * _canvas(directory) * -(-bits // 8), limits)
     with open_tiff(bare(data, directory), f"an image of {name},") as dataset:
         if (dataset.height, dataset.width) != (height, width):
             raise damaged(f"GDAL reads {dataset.height} rows and {dataset.width} columns, the tags say otherwise")
@@ -92,6 +98,17 @@ def read_verbatim(data: bytes, directory: Directory, limits: Limits) -> npt.NDAr
         _check_size(len(data), scheme, dataset.count * _canvas(directory) * dtype.itemsize, limits)
         pixels: npt.NDArray[Any] = dataset.read(out_dtype=dtype)
     return np.require(pixels, dtype.newbyteorder("<"), ["C", "A"])
+
+
+def _row_bits(directory: Directory, bits: int) -> int:
+    """Count the bits of a row of a strip; where chroma is shared by some pixels, on the average."""
+    width, bands = directory.integer(WIDTH, 0), directory.integer(BANDS, 1)
+    if directory.integer(PLANAR, 1) == PLANES:
+        return width * bits
+    if directory.integer(PHOTOMETRIC, 1) == YCBCR:
+        shared = max(1, math.prod((*directory.whole(SUBSAMPLING), 2, 2)[:2]))
+        return width * bits * (shared + 2) // shared
+    return width * bits * bands
 
 
 def _canvas(directory: Directory) -> int:
