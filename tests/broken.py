@@ -17,6 +17,13 @@ STEP = 0.01
 IDS = ("1", "2", "3", "4")
 
 
+def zigzag(west, south, turns=2000):
+    """A ring of long parallel edges: each lies in the box of every other."""
+    shifts = [turn * 1e-7 for turn in range(turns)]
+    ring = [[west + along + shift, south + along] for shift in shifts for along in (0, 0.0015)]
+    return [*ring, ring[0]]
+
+
 def rectangle(west, south, east, north):
     return [[west, south], [east, south], [east, north], [west, north], [west, south]]
 
@@ -319,6 +326,7 @@ case("box-inverted", "segmentation")(lambda parts: parts.label()["car"].append([
 case_object("ring-unclosed", lambda rings: [rings[0][:-1]])
 case_object("geometry-invalid", lambda rings: [[rings[0][i] for i in (0, 3, 2, 4, 0)]])
 case_object("geometry-degenerate", lambda rings: [[rings[0][0], rings[0][3], rings[0][0], rings[0][0]]])
+case_object("geometry-unchecked", lambda rings: [zigzag(*rings[0][0])])
 case_object("geometry-3d", lambda rings: [[[*p, 7] for p in rings[0]]])
 case_object("object-outside", lambda rings: [[[x - 0.005, y] for x, y in rings[0]]])
 case_object("objects-astray", lambda rings: [[[x + 0.05 * (k == 3), y] for k, (x, y) in enumerate(rings[0])]])

@@ -43,7 +43,6 @@ class Case:
     words: str = ""
     member: str = ""
     slow: bool = False
-    flaw: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------- tar and gzip
@@ -385,7 +384,6 @@ LABELS = [
         GOOD + member(b"t/meta.json", b"[]") + END,
         "meta-json|release-refused",
         "meta.json",
-        flaw="there is no hint what to do",
     ),
     tar("bounds-deep", GOOD + member(b"t/bounds.geojson", b"[" * 100_000) + END, None),
 ]

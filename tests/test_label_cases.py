@@ -44,7 +44,7 @@ WITHIN = {
         '{"geometry": {"type": "Polygon", "coordinates": [...]}, "properties": {"label": "car"}}'
     ),
 }
-INFORMATION = {"footprint-georeferenced", "geometry-unchecked"}
+INFORMATION = {"footprint-georeferenced"}
 ROW = re.compile(r"^\| `(.+)` \| (?:(accepted)|(flagged|refused): (.+)) \|$", re.MULTILINE)
 IMAGE = plain_tiff(pixels_of((1, 32, 40)))
 LABEL = b'{"properties": {"label": "car"}}'

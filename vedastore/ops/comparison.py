@@ -63,15 +63,18 @@ class Comparison:
             digest = hashlib.sha256(member.data).digest()
             if role.kind in {"image", "label"}:
                 top = role.top
-                yield from self._look_up(role.path, digest, f"{reader.where}: {member.name}", member)
+                place = f"{reader.where}: {member.name}"
+                yield from self._look_up(role.path, digest, place, member, limits)
             elif role.kind != "directory":  # what it is can be told once the top folder is known
                 self._db.execute("INSERT INTO others VALUES (?, ?)", (member.name, digest))
         for name, digest in self._db.execute("SELECT name, digest FROM others ORDER BY rowid"):
-            yield from self._look_up(rules.comparable(name, top), digest, f"{reader.where}: {name}", None)
+            yield from self._look_up(rules.comparable(name, top), digest, f"{reader.where}: {name}", None, limits)
         for (path,) in self._db.execute("SELECT path FROM exported WHERE NOT seen ORDER BY rowid"):
             yield Finding("extra", "the release does not have this member", path)
 
-    def _look_up(self, path: str, digest: bytes, where: str, member: Member | None) -> Iterator[Finding]:
+    def _look_up(
+        self, path: str, digest: bytes, where: str, member: Member | None, limits: Limits
+    ) -> Iterator[Finding]:
         query = "SELECT rowid, digest, position FROM exported WHERE path = ? AND NOT seen ORDER BY digest != ? LIMIT 1"
         found = self._db.execute(query, (path, digest)).fetchone()
         if found is None:
@@ -84,21 +87,21 @@ class Comparison:
             return
         differences = ["the bytes differ"]
         if member is not None and position is not None:
-            differences = _image_differences(self._snapshot, position, member)
+            differences = _image_differences(self._snapshot, position, member, limits)
         if differences:
             yield Finding("different", "; ".join(differences), where)
         else:
             self.counts["equivalent"] += 1
 
 
-def _image_differences(snapshot: Snapshot, position: int, member: Member) -> list[str]:
+def _image_differences(snapshot: Snapshot, position: int, member: Member, limits: Limits) -> list[str]:
     """Tell how an image of a release differs from the one that an export writes."""
     (image,) = snapshot.read_images([position])
     try:
         if image.fidelity == "decoded":
-            same = pixel_digest(tiff.decode(member.data).pixels) == image.pixel_digest
+            same = pixel_digest(tiff.decode(member.data, limits).pixels) == image.pixel_digest
             return [] if same else ["the decoded pixels differ"]
         (rebuilt,) = rebuild(snapshot, [image])
-        return [rebuilt.problem.message] if rebuilt.problem else tiff.differences(member.data, rebuilt.data)
+        return [rebuilt.problem.message] if rebuilt.problem else tiff.differences(member.data, rebuilt.data, limits)
     except ReleaseError as error:
         return [error.message]

@@ -109,7 +109,8 @@ def class_name(value: object, where: str) -> str:
 def parse_meta(document: Any, where: str, *, task: Task | None = None) -> Meta:
     """Read ``meta.json``; keys that are missing are left to the caller's options, and ``task`` goes before its own."""
     if not isinstance(document, dict):
-        raise ReleaseError("meta.json is not a JSON object", where=where, rule="meta-json")
+        hint = "mend it, or leave it out: a release needs none"
+        raise ReleaseError("meta.json is not a JSON object", where=where, hint=hint, rule="meta-json")
     classes = document.get("classes")
     names = list(classes) if isinstance(classes, dict | list) else []
     if any(isinstance(n, dict | list) for n in names):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vedastore.model import Affine6, Fidelity, ImageHalf, LabelHalf, LabelKind
 
-_BATCH_ROWS: Final = 256
+_BATCH_ROWS, _BATCH_BYTES = 256, 16 * 2**20  # of pairs that are given at a time
 _BLOB_BYTES: Final = 2**20
 """Larger members are written piece by piece."""
 _SCHEMA: Final = """
@@ -268,12 +268,21 @@ class Ledger:
         return int(self._db.execute("SELECT COUNT(*) FROM positions").fetchone()[0])
 
     def iter_pairs(self) -> Iterator[list[PairEntry]]:
-        """Yield all pairs in the order of their images, in lists of at most 256."""
+        """Yield all pairs in the order of their images, in lists of at most 256, fewer where they are large."""
         self._db.execute("CREATE INDEX IF NOT EXISTS by_label ON objects (label_ordinal)")
         cursor = self._db.execute(_PAIRS)
         names = [column[0] for column in cursor.description]
-        while rows := cursor.fetchmany(_BATCH_ROWS):
-            yield [self._pair(dict(zip(names, row, strict=True))) for row in rows]
+        batch: list[PairEntry] = []
+        size = 0
+        for row in cursor:
+            pair = self._pair(dict(zip(names, row, strict=True)))
+            batch.append(pair)
+            size += len(pair.label) + len(pair.envelope) + sum(len(o.geometry) for o in pair.objects)
+            if len(batch) == _BATCH_ROWS or size > _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
     def _pair(self, row: dict[str, Any]) -> PairEntry:
         query = "SELECT class, ordinal, geometry FROM objects WHERE label_ordinal = ? ORDER BY rowid"

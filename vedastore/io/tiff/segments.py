@@ -112,8 +112,8 @@ def parse_segments(directory: Directory, layout: Layout, limits: Limits = DEFAUL
     sizes = layout.segment_sizes()
     stored = counts
     if layout.scheme == NONE:
-        if not layout.tiled and layout.segments == 1 and offsets[0]:  # whatever its length is said to be, as libtiff has it
-            counts = sizes
+        if not layout.tiled and layout.segments == 1 and offsets[0]:
+            counts = sizes  # whatever it is said to be: libtiff has it so
         if ((counts < sizes) & (counts != 0)).any():
             short = int(np.flatnonzero((counts < sizes) & (counts != 0))[0])
             raise damaged(f"truncated: {name[:-1]} {short} has {counts[short]} bytes, its pixels need {sizes[short]}")
