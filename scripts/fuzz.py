@@ -54,7 +54,9 @@ def run_target(target: str, folder: Path, seconds: int) -> None:
     with atheris.instrument_imports(include=["vedastore"]):
         from tests.fuzz_targets import verdict
         from tests.mutators import mend, mutate
+        from vedastore.io.isolation import risk_this_process
 
+    risk_this_process()  # codecs are to crash here, where the input is known
     verdict(target, b"")  # what loads on first use is not charged to an input
     last = _open_last(folder)
     seen = {path.read_text() for path in (folder / "findings").glob("*.txt")}
@@ -262,7 +264,9 @@ def measure(folder: Path) -> int:
 def replay(folder: Path) -> None:
     """Run every input of every corpus once."""
     from tests.fuzz_targets import verdict
+    from vedastore.io.isolation import risk_this_process
 
+    risk_this_process()
     for target in NAMES:
         for path in sorted((folder / target / "corpus").glob("*")):
             verdict(target, path.read_bytes())

@@ -40,7 +40,7 @@ _HINT: Final = "nothing else was harmed; leave the sample out with --on-error=sk
 _lock = threading.Lock()
 _idle: list[_Child] = []
 _inside = False
-"""True in a child, where calls are plain calls."""
+"""True where calls are plain calls."""
 
 
 def call(
@@ -178,12 +178,17 @@ os.register_at_fork(after_in_child=_forget_idle)
 # ------------------------------------------------------------------------------------------------------- in the child
 
 
+def risk_this_process() -> None:
+    """Make calls plain ones from now on: this process is the one that may crash."""
+    global _inside  # noqa: PLW0603 - said once, at the start of a process
+    _inside = True
+
+
 def serve() -> None:
     """Answer calls from standard input until it ends; whatever libraries print goes nowhere."""
-    global _inside  # noqa: PLW0603 - said once, at the start of the process
     import resource
 
-    _inside = True
+    risk_this_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")

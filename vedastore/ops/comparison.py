@@ -37,8 +37,8 @@ class Comparison:
     Paths are compared without the top folder, so that a release may be packed differently.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot, self._top = snapshot, snapshot.top
+    def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
+        self._snapshot, self._top, self._limits = snapshot, snapshot.top, limits
         self._stack = ExitStack()
         self._db = self._stack.enter_context(open_scratch(_SCHEMA))
         self.counts: Counter[str] = Counter()
@@ -55,26 +55,24 @@ class Comparison:
         digest = hashlib.sha256(member.data).digest()
         self._db.execute("INSERT INTO exported VALUES (?, ?, ?, 0)", (path, digest, position))
 
-    def compare(self, release: str | os.PathLike[str], limits: Limits) -> Iterator[Finding]:
+    def compare(self, release: str | os.PathLike[str]) -> Iterator[Finding]:
         """Yield every difference; ``counts`` has the members that are ``identical`` and ``equivalent``."""
-        reader, top = ReleaseReader(release, limits=limits), ""
+        reader, top = ReleaseReader(release, limits=self._limits), ""
         for member in reader.iter_members():
             role = rules.classify(member.name, is_dir=member.is_dir)
             digest = hashlib.sha256(member.data).digest()
             if role.kind in {"image", "label"}:
                 top = role.top
                 place = f"{reader.where}: {member.name}"
-                yield from self._look_up(role.path, digest, place, member, limits)
+                yield from self._look_up(role.path, digest, place, member)
             elif role.kind != "directory":  # what it is can be told once the top folder is known
                 self._db.execute("INSERT INTO others VALUES (?, ?)", (member.name, digest))
         for name, digest in self._db.execute("SELECT name, digest FROM others ORDER BY rowid"):
-            yield from self._look_up(rules.comparable(name, top), digest, f"{reader.where}: {name}", None, limits)
+            yield from self._look_up(rules.comparable(name, top), digest, f"{reader.where}: {name}", None)
         for (path,) in self._db.execute("SELECT path FROM exported WHERE NOT seen ORDER BY rowid"):
             yield Finding("extra", "the release does not have this member", path)
 
-    def _look_up(
-        self, path: str, digest: bytes, where: str, member: Member | None, limits: Limits
-    ) -> Iterator[Finding]:
+    def _look_up(self, path: str, digest: bytes, where: str, member: Member | None) -> Iterator[Finding]:
         query = "SELECT rowid, digest, position FROM exported WHERE path = ? AND NOT seen ORDER BY digest != ? LIMIT 1"
         found = self._db.execute(query, (path, digest)).fetchone()
         if found is None:
@@ -87,7 +85,7 @@ class Comparison:
             return
         differences = ["the bytes differ"]
         if member is not None and position is not None:
-            differences = _image_differences(self._snapshot, position, member, limits)
+            differences = _image_differences(self._snapshot, position, member, self._limits)
         if differences:
             yield Finding("different", "; ".join(differences), where)
         else:

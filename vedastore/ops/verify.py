@@ -77,12 +77,12 @@ def verify(
     if not any(p.rule == "index" for p in problems):
         with ExitStack() as stack:
             executor = stack.enter_context(open_executor(workers, client))
-            comparison = stack.enter_context(Comparison(snapshot))
+            comparison = stack.enter_context(Comparison(snapshot, limits))
             rebuilt = _reported(iter_rebuilt(snapshot, executor), snapshot, progress)
             problems += _check_members(rebuilt, comparison, counts)
             problems += _check_rows(snapshot)
             if against is not None:
-                problems += comparison.compare(against, limits)
+                problems += comparison.compare(against)
                 counts = comparison.counts
     return VerifyReport(
         ok=not problems,
