@@ -35,7 +35,7 @@ _HEADER: Final = struct.Struct("100s 8s 8s 8s 12s 12s 8x c 100x 8s 80x 155s 12x"
 _CHECKSUM: Final = slice(148, 156)
 _POSIX, _GNU, _V7 = b"ustar\0", b"ustar  \0", bytes(8)
 _OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
-_BASE_256: Final = 0x80  # the bit in a field's first byte that says so
+_BASE_256: Final = b"\x80\xff"  # first byte of a field that is so, of 0 or more and below 0
 _PAX_SIZE: Final = re.compile(rb"[0-9]{1,18}")
 _PAX_RECORD: Final = re.compile(rb"([0-9]{1,18}) ([^=\n]+)=")
 
@@ -315,7 +315,7 @@ def _parse_header(block: bytes) -> _Header:
     if not _checksum_holds(block) or not (is_posix or magic in (_GNU, _V7)):
         raise _RefusalError("is damaged, or is no tar header")
     for field in (mode, user, group, time):  # of no use here, but some programs stop at what is no number
-        if field[0] < _BASE_256 and not _OCTAL.fullmatch(field):
+        if field[0] not in _BASE_256 and not _OCTAL.fullmatch(field):
             raise _RefusalError(f"is damaged: {field!r} is no number")
     name, prefix = name.partition(b"\0")[0], prefix.partition(b"\0")[0]
     full_name = prefix + b"/" + name if is_posix and prefix else name
