@@ -313,6 +313,12 @@ case_text("label-task", lambda text: text.replace(b'{"car": 1, "tree": 1}', b'{"
 case_text("label-class", lambda text: text.replace(b'"car"', b'""'))
 
 
+@case("class-case")
+def _(parts):
+    parts.meta |= {"classes": ["Car", "car", "tree"], "nclasses": 3}
+    parts.text(lambda text: text.replace(b'"car"', b'"Car"'))
+
+
 @case("coordinates-unclear", "segmentation")
 def _(parts):
     parts.label()["car"] = [[3, 4, 20, 21]]

@@ -331,10 +331,10 @@ def test_decide(verdicts, coords):
     [
         (
             ["pixel"] * 5 + ["geographic"] * 2,
-            "label coordinates are mixed pixels and degrees (pixel: samples s0, s1, s2; geographic: samples s5, s6)",
+            "degrees in others (pixels: 5 samples (s0, s1, s2 ...); degrees: 2 samples (s5, s6))",
         ),
-        (["both", "neither"], "fit both pixels and degrees (both: samples s0; neither: samples s1)"),
-        (["neither"], "fit neither pixels and degrees (neither: samples s0)"),
+        (["both", "neither"], "fit pixels as well as degrees (both: 1 sample (s0); neither: 1 sample (s1))"),
+        (["neither"], "fit neither pixels nor degrees (neither: 1 sample (s0))"),
     ],
 )
 def test_doubtful_coordinates_are_refused_with_samples(verdicts, message):

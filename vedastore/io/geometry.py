@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from vedastore.errors import StoreError
-from vedastore.spec.lonlat import HALF_WORLD, covering_bbox
+from vedastore.spec.lonlat import HALF_WORLD, WORLD, covering_bbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,6 +154,18 @@ def find_flat(shapes: Any, areas: Any) -> list[int]:
     with np.errstate(over="ignore", invalid="ignore"):
         flat: list[int] = small[shapely.area(shapely.convex_hull(shapes[small])) <= FLAT_PX2].tolist()
     return flat
+
+
+def turn_towards(shapes: Any, longitudes: Sequence[float]) -> Any:
+    """Return the shapes with each longitude moved by whole turns, to within half a turn of each one's own centre."""
+    import shapely
+
+    points, of = shapely.get_coordinates(shapes, return_index=True)
+    turns = np.round((np.asarray(longitudes, "f8")[of] - points[:, 0]) / WORLD)
+    if not turns.any():
+        return shapes
+    points[:, 0] += WORLD * turns
+    return _with_coordinates(shapes, points, of)
 
 
 def exchange_axes(shapes: Any) -> Any:

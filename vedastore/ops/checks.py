@@ -85,6 +85,7 @@ def check_release(
     for rule, (count, ids) in ledger.survey.alike_names():
         yield many(rule, count, ids, where)
     if decisions.samples:
+        yield from rules.check_classes(decisions.named, where)
         yield from _check_meta(ledger, decisions, where, complete=complete)
         yield from _check_bounds(ledger, decisions, options, where)
         yield from _check_samples(ledger, decisions, where)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import ArchiveError, LabelError, UsageError
 from vedastore.exchange.release import ReleaseReader, ReleaseWriter
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
     from vedastore.model import Limits
     from vedastore.ops.options import ConvertOptions
+
+
+_DOUBTS: Final = {
+    *("footprint-swapped", "footprint-disagrees", "footprint-out-of-range", "footprint-missing", "footprint-empty"),
+    *("footprint-antimeridian", "footprint-not-rectangle"),
+}
+"""What makes footprints no evidence against what meta.json and bounds.geojson say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,5 +226,7 @@ def _dump_footprints(examination: Examination) -> bytes:
 
 
 def _complete(examination: Examination) -> bool:
-    """Tell whether every footprint is known: with samples that do not convert, a box around the others is a guess."""
-    return examination.decisions.read == examination.decisions.samples > 0 and not examination.report.problems
+    """Tell whether every footprint is known and none is in doubt: a box around the others would be a guess."""
+    doubted = {finding.rule for finding in examination.report.findings} & _DOUBTS
+    known = examination.decisions.read == examination.decisions.samples > 0 and not examination.report.problems
+    return known and not doubted

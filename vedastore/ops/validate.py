@@ -130,7 +130,7 @@ def examine(
         two = "release-two" in refused  # what they are together means nothing
         findings = () if two else ordered((*checked, *flags.findings(reader.where)))
         report = ValidateReport(
-            samples=decisions.samples,
+            samples=0 if refusals.errors else decisions.samples,
             task=decisions.task if decisions.samples and not refusals.errors else None,
             classes=decisions.classes,
             label_coords=decisions.label_coords,

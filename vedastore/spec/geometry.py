@@ -184,31 +184,36 @@ def footprint_transform(wkb: bytes, height: int, width: int) -> tuple[Affine6 | 
 
     Returns the six numbers and what is odd: ``footprint-skewed`` where the corners are no exact parallelogram (the
     transform is then the least-squares one, at most half a pixel off), ``footprint-not-rectangle`` with no transform
-    where they are not four or further off than that, ``footprint-antimeridian`` where they lie on both sides of it. The
-    corner in the north-west is the image's first pixel.
+    where they are not four or further off than that, ``footprint-antimeridian`` where they lie on both sides of it:
+    longitudes go on past 180 then. The corner in the north-west is the image's first pixel.
     """
     corners = _corners(wkb)
     if corners is None:
         return None, frozenset({"footprint-not-rectangle"})
+    flags: set[str] = set()
+    span = float(np.ptp(corners[:, 0]))
+    if HALF_WORLD < span < WORLD:
+        corners[:, 0] += np.where(corners[:, 0] < 0, WORLD, 0.0)
+        flags.add("footprint-antimeridian")
+    elif span > WORLD:
+        return None, frozenset({"footprint-out-of-range"})
     (minx, miny), (maxx, maxy) = corners.min(0).tolist(), corners.max(0).tolist()
-    if HALF_WORLD < maxx - minx != WORLD:
-        return None, frozenset({"footprint-antimeridian" if maxx - minx < WORLD else "footprint-out-of-range"})
     upright = np.array([(minx, maxy), (maxx, maxy), (maxx, miny), (minx, miny)])
     orders = [np.roll(c, -k, axis=0) for c in (corners, corners[::-1]) for k in range(4)]
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that are no degrees may be of any size
         best = min(orders, key=lambda c: float(((c - upright) ** 2).sum()))
         if np.array_equal(best, upright):
-            return ((maxx - minx) / width, 0.0, minx, 0.0, (miny - maxy) / height, maxy), frozenset()
+            return ((maxx - minx) / width, 0.0, minx, 0.0, (miny - maxy) / height, maxy), frozenset(flags)
         along = (best[1] - best[0] + best[2] - best[3]) / 2
         down = (best[3] - best[0] + best[2] - best[1]) / 2
         origin = best.mean(0) - (along + down) / 2
         off_px = float(np.abs(best[0] - origin).max()) / _pixel_size(along / width, down / height)
     if not off_px <= SKEW_LIMIT_PX:
-        return None, frozenset({"footprint-not-rectangle"})
+        return None, frozenset({*flags, "footprint-not-rectangle"})
     a, d = (along / width).tolist()
     b, e = (down / height).tolist()
     c, f = origin.tolist()
-    return (a, b, c, d, e, f), frozenset({"footprint-skewed"} if off_px > 1e-6 else ())  # noqa: PLR2004
+    return (a, b, c, d, e, f), frozenset(flags | ({"footprint-skewed"} if off_px > 1e-6 else set()))  # noqa: PLR2004
 
 
 def _pixel_size(*steps: np.ndarray[Any, np.dtype[np.float64]]) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from vedastore.errors import LabelError, ReleaseError
 from vedastore.model import Label, LabelCoords, LabelKind, LabelledObject, LabelOptions, Task
 from vedastore.spec.geometry import Bounds, Shape, parse_box, parse_footprint, parse_geometry
+from vedastore.spec.lonlat import HALF_WORLD, WORLD, unwrap_box
 from vedastore.spec.release import class_name
 
 SHORT: Final = 40
@@ -142,6 +143,8 @@ def weigh(sample_id: str, objects: Bounds, footprint: Bounds, height: int, width
     fits it is geographic, unless the footprint itself covers more than a hundredth of the pixel range.
     """
     pixel = _fits(objects, (0.0, 0.0, float(width), float(height)))
+    if HALF_WORLD < footprint[2] - footprint[0] < WORLD:  # over the antimeridian
+        objects, footprint = unwrap_box(objects), unwrap_box(footprint)
     geographic = _fits(objects, footprint)
     if pixel and geographic:
         area = (footprint[2] - footprint[0]) * (footprint[3] - footprint[1])
@@ -166,18 +169,16 @@ class CoordinateDecision:
 
     def __init__(self) -> None:
         self._samples: dict[str, list[str]] = {"pixel": [], "geographic": [], "both": [], "neither": []}
+        self._counts = dict.fromkeys(self._samples, 0)
 
     def add(self, evidence: CoordinateEvidence) -> None:
         """Count one sample; a few ids of each verdict are kept for the message."""
         verdict = {(True, True): "both", (True, False): "pixel", (False, True): "geographic", (False, False): "neither"}
-        examples = self._samples[verdict[evidence.pixel, evidence.geographic]]
+        found = verdict[evidence.pixel, evidence.geographic]
+        self._counts[found] += 1
+        examples = self._samples[found]
         if len(examples) < 3:  # noqa: PLR2004 - three names are enough for a message
             examples.append(evidence.id)
-
-    @property
-    def astray(self) -> list[str]:
-        """Some of the samples whose objects lie more than a chip's size outside of it, either way."""
-        return self._samples["neither"]
 
     def decide(self, where: str) -> LabelCoords | None:
         """Return what the coordinates are; None where no sample has any.
@@ -194,11 +195,19 @@ class CoordinateDecision:
             return "pixel"
         if "geographic" in found and "pixel" not in found:
             return "geographic"
-        told = "; ".join(f"{verdict}: samples {', '.join(ids)}" for verdict, ids in found.items())
-        reason = "are mixed" if "pixel" in found else "fit both" if "both" in found else "fit neither"
-        hint = "say which with label_coords= or --label-coords pixel|geographic"
-        message = f"label coordinates {reason} pixels and degrees ({told})"
+        words = {"pixel": "pixels", "geographic": "degrees", "both": "both", "neither": "neither"}
+        told = "; ".join(f"{words[verdict]}: {self._told(verdict)}" for verdict in found)
+        mixed = "are pixels in some labels and degrees in others"
+        either = "fit pixels as well as degrees" if "both" in found else "fit neither pixels nor degrees"
+        reason = mixed if "pixel" in found else either
+        hint = "mend the labels, or say what all of them are with label_coords= or --label-coords pixel|geographic"
+        message = f"label coordinates {reason} ({told})"
         raise ReleaseError(message, where=where, hint=hint, rule="coordinates-unclear")
+
+    def _told(self, verdict: str) -> str:
+        count, ids = self._counts[verdict], self._samples[verdict]
+        more = " ..." if count > len(ids) else ""
+        return f"{count} {'sample' if count == 1 else 'samples'} ({', '.join(ids)}{more})"
 
 
 def _short(value: object) -> str:

@@ -54,6 +54,25 @@ def covering_bbox(rings: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Bbo
     return west, south, east, north
 
 
+def unwrap(longitude: float) -> float:
+    """Return a longitude as seen from Greenwich eastwards, where the antimeridian is no edge.
+
+    >>> unwrap(-179.5), unwrap(179.5)
+    (180.5, 179.5)
+    """
+    return longitude + WORLD if longitude < 0 else longitude
+
+
+def unwrap_box(box: Bbox) -> Bbox:
+    """Return the box around the edges of a box as seen from Greenwich eastwards.
+
+    >>> unwrap_box((-179.5, 1.0, 179.0, 2.0))
+    (179.0, 1.0, 180.5, 2.0)
+    """
+    west, east = sorted((unwrap(box[0]), unwrap(box[2])))
+    return west, box[1], east, box[3]
+
+
 def bbox_intersects(a: Bbox, b: Bbox) -> bool:
     """Tell whether two boxes have a point in common; either may run over the antimeridian.
 

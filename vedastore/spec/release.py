@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -15,7 +17,7 @@ from vedastore.errors import LabelError, ReleaseError
 from vedastore.model import TASKS, Finding, Meta, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Bounds = tuple[float, float, float, float]
 MemberKind = Literal["image", "label", "meta", "bounds", "directory", "unknown"]
@@ -30,6 +32,9 @@ BBOX_TOLERANCE: Final = 1e-9
 """Degrees that a box may be off, where pixels are smaller."""
 HALF_WORLD_DEGREES: Final = 180.0
 _TOLD: Final = 5
+_ALIKE: Final = 0.8
+"""How much of two names is the same where one may be a slip of the other (``difflib``)."""
+_COMPARED, _COMPARED_CHARS = 200, 64  # so many names of such a length are compared letter by letter
 _PLAIN: Final[dict[str, MemberKind]] = {"meta.json": "meta", "bounds.geojson": "bounds"}
 
 
@@ -135,7 +140,10 @@ def check_meta(meta: Meta, classes: set[str], where: str, *, complete: bool = Tr
         findings.append(Finding("meta-key", told, where, len(missing)))
     unlisted = sorted(classes - set(meta.classes))
     if meta.classes and unlisted:
+        slips = ((name, resembling(name, meta.classes)) for name in unlisted[:_TOLD])
+        meant = [f"{name!r} for {listed!r}?" for name, listed in slips if listed]
         told = f"labels name classes that meta.json does not list: {some(unlisted)}"
+        told += f"; perhaps {some(meant)}" if meant else ""
         findings.append(Finding("meta-classes", told, where, len(unlisted)))
     unused = sorted(set(meta.classes) - classes)
     if unused and complete:
@@ -147,6 +155,35 @@ def check_meta(meta: Meta, classes: set[str], where: str, *, complete: bool = Tr
             told = f"nclasses is {json.dumps(count):.40}, but classes are {len(meta.classes)}"
             findings.append(Finding("meta-nclasses", told, where))
     return findings
+
+
+def resembling(name: str, classes: Iterable[str]) -> str | None:
+    """Return the class that a name may be a slip of: another case, or a letter or two.
+
+    >>> resembling("bulding", ["building", "tree"]), resembling("car", ["building", "tree"])
+    ('building', None)
+    """
+    known = {_plain(c): c for c in classes if c != name}
+    plain = _plain(name)
+    if plain in known or len(known) > _COMPARED or len(name) > _COMPARED_CHARS:
+        return known.get(plain)
+    short = [c for c in known if len(c) <= _COMPARED_CHARS]
+    found = get_close_matches(plain, short, n=1, cutoff=_ALIKE)
+    return known[found[0]] if found else None
+
+
+def check_classes(named: Iterable[str], where: str) -> list[Finding]:
+    """Tell classes that labels name in two spellings, which differ in case or normal form only."""
+    spellings: dict[str, list[str]] = {}
+    for name in sorted(named):
+        spellings.setdefault(_plain(name), []).append(name)
+    alike = [" and ".join(names) for names in spellings.values() if len(names) > 1]
+    told = f"classes that differ in case or normal form only: {some(alike)}"
+    return [Finding("class-case", told, where, len(alike))] if alike else []
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def check_bbox(

@@ -9,12 +9,18 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from vedastore.spec.release import resembling, some
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 BOM: Final = b"\xef\xbb\xbf"
 DROPPINGS: Final = re.compile(r"(?:^|/)(?:\.DS_Store|\._[^/]*|Thumbs\.db)$|(?:^|/)__MACOSX(?:/|$)")
 """What operating systems leave in archives."""
+
+
+_ADDED: Final = 100
+"""More classes than these are no oversight."""
 
 
 class Number(str):
@@ -131,8 +137,11 @@ def mend_meta(
     if "meta-classes" in broken and plain:
         known = {str(c) if isinstance(c, str) else json.dumps(c) for c in classes}
         added = sorted(set(named) - known)
-        classes += added
-        done["meta-classes"] = f"classes: {', '.join(added[:5])}{' ...' if len(added) > 5 else ''} added"  # noqa: PLR2004
+        if len(added) <= _ADDED and not any(
+            resembling(name, {*known, *named}) for name in added
+        ):  # slips are not added
+            classes += added
+            done["meta-classes"] = f"classes: {some(added)} added"
     if "nclasses" in document and ("meta-nclasses" in broken or done) and isinstance(classes, dict | list):
         count = len({json.dumps(c, default=str) if isinstance(c, dict) else str(c) for c in classes})
         if document["nclasses"] != Number(count):

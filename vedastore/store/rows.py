@@ -38,18 +38,26 @@ class Georeference:
     crs: str | None
     transform: Affine6 | None
     flags: frozenset[str]
+    longitude: float = 0.0
+    """Of the image's centre, where ``crs`` is longitude and latitude: what lies half the world away is meant nearer."""
 
 
 def georeference(pair: PairEntry) -> Georeference:
     """Tell how a pair lies on the ground, by its image or else by its footprint."""
     if pair.crs is not None and pair.transform is not None and invert(pair.transform) is not None:
-        return Georeference(pair.crs, pair.transform, frozenset())
+        return Georeference(pair.crs, pair.transform, frozenset(), _centre(pair, pair.transform))
     if pair.footprint is None:
         return Georeference(None, None, frozenset())
     transform, flags = footprint_transform(pair.footprint, pair.height, pair.width)
     if transform is None or invert(transform) is None:
         return Georeference(None, None, flags)
-    return Georeference(geometry.LONLAT, transform, flags | {"footprint-georeferenced"})
+    flags |= {"footprint-georeferenced"}
+    return Georeference(geometry.LONLAT, transform, flags, _centre(pair, transform))
+
+
+def _centre(pair: PairEntry, transform: Affine6) -> float:
+    a, b, c, _, _, _ = transform
+    return a * pair.width / 2 + b * pair.height / 2 + c
 
 
 def invert(transform: Affine6) -> Affine6 | None:
@@ -109,6 +117,9 @@ def _flag_odd_shapes(flags: list[set[str]], pairs: Sequence[PairEntry], footprin
     given = geometry.parse_wkb([o.geometry for p in pairs for o in p.objects])
     owners = [*range(len(pairs)), *np.repeat(np.arange(len(pairs)), [len(p.objects) for p in pairs]).tolist()]
     pixel = geometry.parse_wkb(features["geometry_px"])
+    edges = geometry.bounds(given)
+    over = (edges[:, 2] - edges[:, 0] > HALF_WORLD) & (pixel != None)  # noqa: E711 - an array of objects
+    given = np.where(over, pixel, given)  # what runs over the antimeridian crosses itself only on paper
     flat = {len(pairs) + i for i in geometry.find_flat(pixel, np.array(features["area_px"], dtype="f8"))}
     invalid, unchecked = geometry.find_invalid(np.concatenate([footprints, given]))
     for indices, flag in ((flat, "geometry-degenerate"), ({*invalid} - flat, "geometry-invalid"),
@@ -204,7 +215,10 @@ def _fill(target: Any, given: Any, chosen: Any, places: Sequence[Georeference], 
         transforms = [t for i in of if (t := places[i].transform) is not None]
         if to_pixel:
             inverses = [t for t in map(invert, transforms) if t is not None]
-            target[of] = geometry.apply_affine(geometry.project(given[of], crs, "from_lonlat"), inverses)
+            shapes = geometry.project(given[of], crs, "from_lonlat")
+            if crs == geometry.LONLAT:
+                shapes = geometry.turn_towards(shapes, [places[i].longitude for i in of])
+            target[of] = geometry.apply_affine(shapes, inverses)
         else:
             target[of] = geometry.project(geometry.apply_affine(given[of], transforms), crs, "to_lonlat")
 
