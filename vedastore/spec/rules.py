@@ -74,7 +74,7 @@ SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
         Rule("meta-task", "error", "mlType is none of classification, object_detection, segmentation",
              "mend it, or name the task with --task"),
         Rule("meta-classes", "warning", "labels name classes that meta.json does not list",
-             "readers that size their arrays by the list lose these classes", 
+             "readers that size their arrays by the list lose these classes",
              "they are added to the list, unless one may be a slip of another class"),
         Rule("meta-unused-class", "note", "meta.json lists classes that no label names",
              "a part of the data may be missing"),
