@@ -1,5 +1,6 @@
 """The public Python interface: what a user sees of a version."""
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tests.builders import (
     make_release,
     needs_real_data,
     pixels_of,
+    plain_tiff,
     rasterio_georeference,
 )
 
@@ -233,15 +235,50 @@ def test_many_threads_read_one_collection(tmp_path):
 
 
 def test_a_footprint_over_the_antimeridian(tmp_path):
-    """No transform is made up from it, and a finding tells."""
+    """Its longitudes go on past 180, and a finding tells."""
     release = make_release(1, georeferenced=False, task="classification")
     release.members[
         f"{release.top}/labels/0.json"
     ] = b"""{"geometry": {"type": "Polygon", "coordinates": [[[179.999, 10],
         [-179.999, 10], [-179.999, 10.002], [179.999, 10.002], [179.999, 10]]]}, "properties": {"label": {"car": 1}}}"""
     collection = convert(release, tmp_path)
-    assert collection.samples["flags"][0].tolist() == ["footprint-antimeridian"]
-    assert collection[0].image.rio.crs is None
+    assert collection.samples["flags"][0].tolist() == [
+        "footprint-antimeridian",
+        "footprint-georeferenced",
+    ]
+    assert collection[0].image.rio.crs == "EPSG:4326"
+    west, south, east, north = collection[0].image.rio.bounds()
+    assert (west, south, east, north) == pytest.approx((179.999, 10, 180.001, 10.002))
+
+
+@pytest.mark.parametrize("own_crs", [False, True])
+@pytest.mark.parametrize("spelling", ["jumps", "goes on", "west of"])
+def test_objects_over_the_antimeridian(tmp_path, spelling, own_crs):
+    """They are told from pixels, and have their place in the chip, however longitudes are written."""
+    transform = (0.001 / 40, 0, 179.9995, 0, -0.001 / 32, 10.0)
+
+    def longitude(x_px):
+        lon = 179.9995 + 0.001 * x_px / 40
+        return lon - 360 if spelling == "west of" or (spelling == "jumps" and lon > 180) else lon
+
+    def ring(west, north, east, south):
+        corners = (west, north), ((west + east) / 2, north - 1), (east, north), (east, south), (west, south)
+        return [[longitude(x), 10 - 0.001 * y / 32] for x, y in (*corners, corners[0])]
+
+    boxes = [(4, 16, 12, 22), (16, 16, 28, 22), (32, 16, 36, 22)]
+    objects = [{"type": "Polygon", "coordinates": [ring(*box)]} for box in boxes]
+    footprint = [[longitude(x), y] for x, y in ((0, 10.0), (40, 10.0), (40, 9.999), (0, 9.999), (0, 10.0))]
+    feature = {"geometry": {"type": "Polygon", "coordinates": [footprint]}, "properties": {"label": {"car": objects}}}
+    release = make_release(1, georeferenced=False)
+    pixels = pixels_of()
+    release.members |= {
+        f"{release.top}/labels/0.json": json.dumps(feature).encode(),
+        f"{release.top}/images/0.tif": geotiff(pixels, transform, "EPSG:4326") if own_crs else plain_tiff(pixels),
+    }
+    collection = convert(release, tmp_path)
+    found = collection.features.box_px.tolist()
+    assert np.array(found) == pytest.approx(np.array([(w, n - 1, e, s) for w, n, e, s in boxes]), abs=1e-6)
+    assert "footprint-disagrees" not in collection.samples["flags"][0].tolist()
 
 
 def test_open_says_what_is_wrong(tmp_path):

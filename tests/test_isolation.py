@@ -113,6 +113,59 @@ def nested():
     return run(os.getpid), os.getpid()
 
 
+def test_a_child_that_was_killed_while_it_waited_is_no_fault_of_the_next_call():
+    os.kill(run(os.getpid), signal.SIGKILL)
+    time.sleep(0.2)
+    assert run(abs, -2) == 2
+
+
+def test_a_call_that_waits_for_ever_is_ended():
+    with pytest.raises(ImageError, match="takes too long"):
+        run(time.sleep, 60, cpu_seconds=1)
+    assert run(abs, -1) == 1
+
+
+def test_no_code_of_the_current_directory_runs(tmp_path):
+    (tmp_path / "pickle.py").write_text("import pathlib; pathlib.Path('PWNED').touch(); load = loads = None\n")
+    code = "from vedastore.io import isolation\nprint(isolation.call(9, 2**29, abs, -5))\n"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout == "5\n", done.stderr
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_an_interpreter_that_does_not_start_is_no_fault_of_an_image(tmp_path):
+    code = """if True:
+        import sys
+        from vedastore.errors import StoreError
+        from vedastore.io import isolation
+        for broken in ("/bin/false", "/nothing/here"):
+            sys.executable = broken
+            try:
+                isolation.call(9, 2**29, abs, -5)
+            except StoreError as error:
+                print(error.message)
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.count("cannot be started") == 2, done.stdout
+
+
+def test_a_process_that_was_forked_during_a_call_keeps_nobody_waiting():
+    code = """if True:
+        import os, threading, time
+        from vedastore.io import isolation
+        thread = threading.Thread(target=isolation.call, args=(9, 2**29, time.sleep, 1))
+        thread.start()
+        time.sleep(0.5)
+        if os.fork() == 0:
+            time.sleep(30)
+            os._exit(0)
+        thread.join()
+    """
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=25)
+    assert time.monotonic() - began < 25
+
+
 def test_threads_have_children_of_their_own():
     with ThreadPoolExecutor(4) as threads:
         pids = list(threads.map(lambda _: run(slow_pid), range(8)))

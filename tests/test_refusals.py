@@ -86,7 +86,7 @@ TOP = "ts_104-1.0.1"
         ({f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"1")}, LabelError, "the task is segmentation"),
         ({f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"[[0, 0, 1]]")}, LabelError, "three|3 numbers"),
         ({f"{TOP}/bounds.geojson": b"{}", f"./{TOP}/bounds.geojson": b"{}"}, PairError, "there are two"),
-        ({f"{TOP}/meta.json": None, f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"1")}, LabelError, "0/1 values"),
+        ({f"{TOP}/meta.json": None, f"{TOP}/labels/1.json": LABEL.replace(b"[]", b"1")}, ReleaseError, "0/1 values"),
         ({f"{TOP}/meta.json": b"[]"}, ReleaseError, "meta.json"),
         ({f"{TOP}/meta.json": b'{"mlType": "regression"}'}, ReleaseError, "none of classification"),
     ],

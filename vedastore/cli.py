@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FINDINGS = 1
 INTERRUPTED = 130
+_COORDS = {"pixel": "pixels", "geographic": "degrees"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except MemoryError:
+        hint = "give it more memory, or fewer workers"
+        _tell_error(StoreError("there is not enough memory", hint=hint), as_json=as_json)
+        return StoreError.exit_code
     except OSError as error:  # what the verbs do has named errors; only the printing is left
         hint = "the work itself is done; look where the output goes"
         _tell_error(StoreError(f"the result cannot be printed: {error.strerror}", hint=hint), as_json=False)
@@ -154,8 +159,12 @@ def _info(options: argparse.Namespace) -> int:
         "version": f"{document['version']} of {', '.join(document['versions'])}",
         "buckets": buckets,
         "bounds": "not georeferenced" if bounds is None else ", ".join(f"{b:.6f}" for b in bounds),
+        **({"labels": f"in {_COORDS[document['label_coords']]}"} if document["label_coords"] else {}),
+        **({"skipped": f"{len(document['skipped'])} samples were left out (--json)"} if document["skipped"] else {}),
+        **({"findings": ", ".join(f["rule"] for f in document["findings"])} if document["findings"] else {}),
         "size": _size(document["bytes"]),
-        "source": f"{document['source']['url']} ({document['created']})",
+        "source": document["source"]["url"],
+        "created": document["created"],
     }
     _tell(options, document, *(f"{name:10}{escape(str(value))}" for name, value in rows.items()))
     return 0

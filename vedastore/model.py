@@ -36,8 +36,9 @@ LabelKind = Literal["flags", "objects", "name", "empty"]
 class Limits:
     """What a release may ask for: more is refused by name, before it is allocated or waited for.
 
-    The defaults take every release that the format was made for, and keep a hostile one within a few hundred
-    megabytes and seconds. Raise those that a release of your own needs.
+    The defaults take every release that the format was made for, and refuse a hostile one within a few hundred
+    megabytes. Raise those that a release of your own needs. A worker may need some times ``image_bytes`` where an image
+    is as large as that.
 
     Attributes
     ----------

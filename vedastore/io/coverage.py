@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+
+MOST_TOGETHER: Final = 20_000
+"""Boxes of which the union is made to see what it covers; where more would be needed, nothing is told."""
 
 
 class Coverage:
@@ -37,7 +40,11 @@ class Coverage:
         inner = shapely.box(*np.minimum(low, centre).T, *np.maximum(high, centre).T)
         done = np.zeros(len(inner), bool)
         done[self._tree.query(inner, predicate="covered_by")[0]] = True
-        for place in np.flatnonzero(~done).tolist():
-            near = self._tree.geometries[self._tree.query(inner[place], predicate="intersects")]
-            done[place] = shapely.covers(shapely.union_all(near), inner[place])
+        left = np.flatnonzero(~done)
+        near = np.unique(self._tree.query(inner[left], predicate="intersects")[1])
+        if len(near) > MOST_TOGETHER:
+            return left[:0]
+        union = shapely.union_all(self._tree.geometries[near])  # once: for each box anew, it would take hours
+        shapely.prepare(union)
+        done[left] = shapely.covers(union, inner[left])
         return np.flatnonzero(~done)

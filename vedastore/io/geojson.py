@@ -32,7 +32,7 @@ _BYTE_MOST: Final = 170
 _LATIN, _BASIC_PLANE = 0xC4, 0xF0  # the first bytes of UTF-8 from which text needs two bytes a character, and four
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _LIST_DEPTH: Final = 2  # of the list of features: in the outermost object
 
 _DEPTH_BLOCK: Final = 2**16
@@ -75,29 +75,29 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
 def iter_features(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Any]:
     """Yield the features of a collection one by one; a document that is no collection is yielded itself.
 
-    The limits hold for each feature and for what stands around them: a collection may be of any length.
+    The limits hold for each feature, and for what stands around them, which is looked at last: a collection may be of
+    any length, and whoever has seen enough of it stops.
 
     Raises
     ------
     LabelError
-        As `parse_json` does.
+        As `parse_json` does, and for features of what is no collection.
     """
-    places = _find_features(data)
-    if places is None:
+    begin = end = 0
+    for number, (start, stop) in enumerate(_find_features(data, where, limits)):
+        begin, end = begin or start, stop
+        if number or data[start:stop].strip() or data[stop : stop + 1] != b"]":
+            yield parse_json(data[start:stop], f"{where}: feature {number}", limits)
+    if not begin:
         yield parse_json(data, where, limits)
         return
-    begin, end = (places[0][0], places[-1][1]) if places else (0, 0)
-    around = parse_json(data[:begin] + data[end:] if places else data, where, limits)
+    around = parse_json(data[:begin] + data[end:], where, limits)
     if not isinstance(around, dict) or around.get("type") != "FeatureCollection":
-        yield parse_json(data, where, limits)
-        return
-    for number, (start, stop) in enumerate(places):
-        yield parse_json(data[start:stop], f"{where}: feature {number}", limits)
+        raise LabelError("there are features in what is no FeatureCollection", where=where, rule="json-syntax")
 
 
-def _find_features(data: bytes) -> list[tuple[int, int]] | None:
-    """Find the items of the list ``features`` of the outermost object; None where there is no such list."""
-    places: list[tuple[int, int]] = []
+def _find_features(data: bytes, where: str, limits: Limits) -> Iterator[tuple[int, int]]:
+    """Yield the places of what stands in the list ``features`` of the outermost object, in time with their length."""
     depth, begin, key = 0, -1, b""
     for token in _TOKEN.finditer(data):
         sign = token[0][:1]
@@ -105,16 +105,19 @@ def _find_features(data: bytes) -> list[tuple[int, int]] | None:
             key = token[0] if depth == 1 else key
         elif sign in b"[{":
             depth += 1
+            if depth > limits.json_depth:
+                raise _above(f"JSON nested too deeply: more than {limits.json_depth} levels", "json_depth", where)
             if depth == _LIST_DEPTH and sign == b"[" and key == b'"features"':
                 begin = token.end()
-        elif begin >= 0 and depth == _LIST_DEPTH and sign != b"}":
-            places.append((begin, token.start()))
-            begin = token.end()
-        depth -= sign in b"]}"
-        if begin >= 0 and depth < _LIST_DEPTH:
-            is_empty = len(places) == 1 and not data[slice(*places[0])].strip()
-            return [] if is_empty else places or None
-    return None
+        else:
+            if depth == _LIST_DEPTH and begin >= 0 and sign != b"}":
+                yield begin, token.start()
+                begin = token.end()
+            depth -= sign in b"]}"
+            if begin >= 0 and depth < _LIST_DEPTH:
+                return
+        if token.start() - max(begin, 0) > limits.json_bytes:
+            raise _above(f"a feature of more than {limits.json_bytes} bytes", "json_bytes", where)
 
 
 def _check_limits(data: bytes, where: str, limits: Limits) -> None:

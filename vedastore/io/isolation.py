@@ -11,11 +11,14 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
+import select
 import signal
 import struct
 import subprocess
 import sys
 import threading
+import weakref
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from vedastore.errors import ImageError, StoreError
@@ -34,11 +37,16 @@ _COPIES: Final = 8
 """How often an image may be in memory while it is decoded, encoded again, and compared."""
 _LENGTH: Final = struct.Struct("<Q")
 _START: Final = "import sys; from pickle import load; sys.path[:] = load(sys.stdin.buffer); \
-from vedastore.io.isolation import serve; serve()"
+from vedastore.io.isolation import serve; serve(int(sys.argv[1]))"
+_PATIENCE: Final = 10
+"""How many times its processor time a call may last: a machine may be busy, a codec may wait for ever."""
+_LEAVE_SECONDS: Final = 2
 _HINT: Final = "nothing else was harmed; leave the sample out with --on-error=skip"
 
 _lock = threading.Lock()
 _idle: list[_Child] = []
+_all: weakref.WeakSet[_Child] = weakref.WeakSet()
+_forgotten: list[_Child] = []
 _inside = False
 """True where calls are plain calls."""
 
@@ -72,11 +80,9 @@ def call(
     """
     if _inside:
         return function(*args, **kwargs)
-    with _lock:
-        child = _idle.pop() if _idle else None
-    child = child or _Child()
+    child = _take_idle() or _Child()
     try:
-        ok, value = child.call((cpu_seconds, memory_bytes, function, args, kwargs))
+        ok, value = child.call((cpu_seconds, memory_bytes, function, args, kwargs), _PATIENCE * cpu_seconds)
     except BaseException:
         child.kill()
         raise
@@ -94,23 +100,59 @@ def with_codecs(
     return call(limits.image_seconds, _COPIES * limits.image_bytes, function, *args, **kwargs)
 
 
+def _take_idle() -> _Child | None:
+    """Take a child that waits for a call; one that died meanwhile, as the system may kill any process, is let go."""
+    while True:
+        with _lock:
+            child = _idle.pop() if _idle else None
+        if child is None or child.alive:
+            return child
+        child.kill()
+
+
 class _Child:
     """One child process, seen from its parent."""
 
     def __init__(self) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        # Not -c alone: that would put the current directory, which may be a stranger's, in front of all modules.
+        command = [sys.executable, "-P", "-c", _START]
+        replies, reply_end = os.pipe()
+        self._replies = os.fdopen(replies, "rb")
         try:
-            self._process = subprocess.Popen([sys.executable, "-c", _START], **pipes)  # type: ignore[call-overload]  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603 - our own code
+                [*command, str(reply_end)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[reply_end],
+            )
         except OSError as error:
-            message = f"the process that decodes images cannot be started: {error.strerror}"
-            raise StoreError(message, where=sys.executable, hint="check the limits on processes and memory") from error
-        self._write(pickle.dumps(sys.path))
+            raise _not_started(str(error.strerror)) from error
+        finally:
+            os.close(reply_end)
+        _all.add(self)
+        try:
+            self._write(pickle.dumps(sys.path))
+        except ImageError as error:
+            raise _not_started(error.message) from None
+        if _receive(self._replies) is None:
+            code = self._process.wait()
+            raise _not_started(f"it ended with exit code {code}")
 
-    def call(self, request: tuple[Any, ...]) -> tuple[bool, Any]:
+    @property
+    def alive(self) -> bool:
+        """Whether it can take a call."""
+        return self._process.poll() is None
+
+    def call(self, request: tuple[Any, ...], seconds: int) -> tuple[bool, Any]:
         """Send a call; return whether it succeeded, with its result or its error."""
         body = pickle.dumps(request, protocol=5)
         self._write(_LENGTH.pack(len(body)), body)
-        reply = _receive(cast("IO[bytes]", self._process.stdout))
+        waiting = select.poll()
+        waiting.register(self._replies, select.POLLIN)
+        if not waiting.poll(seconds * 1000):
+            raise _too_long()
+        reply = _receive(self._replies)
         if reply is None:
             raise self._death()
         return cast("tuple[bool, Any]", pickle.loads(reply))  # noqa: S301 - our own code wrote it
@@ -128,26 +170,48 @@ class _Child:
         code = self._process.wait()
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if code == -signal.SIGXCPU:
-            hint = "--limit image_seconds=N gives it more time, if you trust the file"
-            return ImageError("decoding it takes too long", hint=hint, rule="image-crash")
+            return _too_long()
         return ImageError(f"the codec that decodes it crashed ({name})", hint=_HINT, rule="image-crash")
 
     def close(self) -> None:
-        """Let the child end by itself."""
+        """Let the child end by itself, if it does so soon: a process that was forked may hold its input open."""
         cast("IO[bytes]", self._process.stdin).close()
-        self._process.wait()
-        cast("IO[bytes]", self._process.stdout).close()
+        try:
+            self._process.wait(_LEAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._replies.close()
 
     def kill(self) -> None:
         """End the child, whatever it does."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        with suppress(BrokenPipeError):
+            cast("IO[bytes]", self._process.stdin).close()
+        self._replies.close()
 
     def forget(self) -> None:
-        """Leave the child to the process that started it: this one was forked from it."""
-        for stream in (self._process.stdin, self._process.stdout):
-            cast("IO[bytes]", stream).close()  # an idle child's pipes are empty: nothing is flushed
+        """Leave the child to the process that started it: this one was forked from it, perhaps in the middle of a call.
+
+        The pipes' ends become ends of nothing; their buffers may be locked for ever by a thread that is not here.
+        """
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (cast("IO[bytes]", self._process.stdin), self._replies):
+            os.dup2(nothing, stream.fileno(), inheritable=False)
+        os.close(nothing)
         self._process.returncode = 0
+        _forgotten.append(self)
+
+
+def _too_long() -> ImageError:
+    hint = "--limit image_seconds=N gives it more time, if you trust the file"
+    return ImageError("decoding it takes too long", hint=hint, rule="image-crash")
+
+
+def _not_started(why: str) -> StoreError:
+    message = f"the process that decodes images cannot be started: {why}"
+    return StoreError(message, where=sys.executable, hint="check the limits on processes and memory")
 
 
 def _receive(stream: IO[bytes]) -> bytes | None:
@@ -167,8 +231,10 @@ def _close_idle() -> None:
 def _forget_idle() -> None:
     global _lock  # noqa: PLW0603 - another thread may have held it when this process was forked
     _lock = threading.Lock()
-    while _idle:
-        _idle.pop().forget()
+    _idle.clear()
+    for child in list(_all):
+        child.forget()
+    _all.clear()
 
 
 atexit.register(_close_idle)
@@ -184,15 +250,16 @@ def risk_this_process() -> None:
     _inside = True
 
 
-def serve() -> None:
-    """Answer calls from standard input until it ends; whatever libraries print goes nowhere."""
+def serve(replies: int) -> None:
+    """Answer calls from standard input on a descriptor until it ends; whatever libraries print goes nowhere."""
     import resource
 
     risk_this_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    source, sink = sys.stdin.buffer, os.fdopen(replies, "wb")
+    sink.write(_LENGTH.pack(0))  # it is there
+    sink.flush()
     while (request := _receive(source)) is not None:
         cpu_seconds, memory_bytes, function, args, kwargs = pickle.loads(request)  # noqa: S301 - our own code wrote it
         del request

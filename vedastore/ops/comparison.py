@@ -18,6 +18,7 @@ from vedastore.store.scratch import open_scratch
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+    from types import TracebackType
 
     from vedastore.io.archive import Member
     from vedastore.model import Limits
@@ -46,8 +47,10 @@ class Comparison:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
 
     def add(self, member: Rebuilt, position: int | None) -> None:
         """Note a member of the export; ``position`` is that of an image."""

@@ -85,8 +85,10 @@ def fix(
         When the target cannot be written.
     """
     _check_target(release, out)
-    with examine(release, options, workers=workers, client=client, progress=progress) as examination:
-        edits = _apply(release, out, examination, overwrite=overwrite, workers=workers, progress=progress)
+    read = Fingerprint()
+    shared: dict[str, Any] = {"workers": workers, "progress": progress}
+    with examine(release, options, client=client, fingerprint=read, **shared) as examination:
+        edits = _apply(release, out, examination, read, overwrite=overwrite, **shared)
     report = validate(out, options, workers=workers, client=client)
     return FixReport(os.fspath(out), edits, report)
 
@@ -104,6 +106,7 @@ def _apply(
     release: str | os.PathLike[str],
     out: str | os.PathLike[str],
     examination: Examination,
+    read: Fingerprint,
     *,
     overwrite: bool,
     workers: int | None,
@@ -127,7 +130,7 @@ def _apply(
                 data = member.data if change.data is None else change.data
                 writer.add(change.name or member.name, data, is_dir=member.is_dir)
             change = next(changes, None)
-        if fingerprint.hexdigest() != examination.digest:
+        if fingerprint.hexdigest() != read.hexdigest():
             raise ArchiveError("the release changed while it was read", where=reader.where, hint="try again")
         writer.close()
     packed = (f for f in examination.report.findings if f.rule == "import-container")
@@ -142,7 +145,10 @@ def plan_fixes(examination: Examination) -> Iterator[Change]:
 
 def _plan_labels(examination: Examination) -> Iterator[Change]:
     for ordinal, member, data in examination.ledger.survey.iter_odd_labels():
-        mended, done = repairs.mend_label(data, examination.options.labels.label_field)
+        try:
+            mended, done = repairs.mend_label(data, examination.options.labels.label_field)
+        except RecursionError:  # too deep to be written anew; it stays as it is
+            mended, done = data, {}
         edits = [Edit(member, rule, told) for rule, told in done.items()]
         name, renamed = _rename(member, ".json")
         if edits or renamed:
@@ -190,7 +196,8 @@ def _plan_meta(examination: Examination, ordinal: int, name: str, broken: set[st
 def _plan_bounds(examination: Examination, ordinal: int, name: str, reasons: list[str]) -> Iterator[Change]:
     """Make bounds.geojson anew: a feature for each sample, or one around all where that would be too large to read."""
     ledger, limits = examination.ledger, examination.options.limits
-    if not _complete(examination):
+    found = ledger.read_member("bounds")
+    if not _complete(examination) or found is None or not repairs.is_plain_bounds(found[1]):
         return
     data = _dump_footprints(examination)
     told = "a feature for each sample, from its footprint"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor
 
+    from vedastore.model import Limits
     from vedastore.store.shards import ShardReader
     from vedastore.store.snapshot import Snapshot
 
@@ -65,13 +66,13 @@ def rebuild(snapshot: Snapshot, items: Iterable[StoredImage | StoredFile]) -> li
             rebuilt.append(Rebuilt(item.kind, item.member, "identical", item.data))
             continue
         try:
-            rebuilt.append(_rebuild_image(item, snapshot.chips(item.bucket)))
+            rebuilt.append(_rebuild_image(item, snapshot.chips(item.bucket), snapshot.version.limits))
         except StoreError as error:
             rebuilt.append(Rebuilt("image", item.member, "damaged", b"", error))
     return rebuilt
 
 
-def _rebuild_image(image: StoredImage, reader: ShardReader) -> Rebuilt:
+def _rebuild_image(image: StoredImage, reader: ShardReader, limits: Limits) -> Rebuilt:
     """Rebuild one image file; its digest proves it identical, else its pixels prove it equivalent.
 
     A file that was to be identical can come out equivalent: codecs of another version may compress differently.
@@ -80,10 +81,10 @@ def _rebuild_image(image: StoredImage, reader: ShardReader) -> Rebuilt:
     if image.pixel_digest is not None and pixel_digest(pixels) != image.pixel_digest:  # older stores may have none
         raise StoreError("the pixels are not those that were converted", where=image.member)
     try:
-        data = tiff.encode(pixels, image.envelope)
+        data = tiff.encode(pixels, image.envelope, limits)
         if hashlib.sha256(data).digest() == image.digest:
             return Rebuilt("image", image.member, "identical", data)
-        if tiff.describe(image.envelope).encoder not in {tiff.COPY, tiff.VERBATIM}:
+        if tiff.describe(image.envelope, limits).encoder not in {tiff.COPY, tiff.VERBATIM}:
             return Rebuilt("image", image.member, "equivalent", data)
     except ReleaseError as error:
         raise StoreError(f"the envelope is damaged: {error.message}", where=image.member) from error

@@ -54,13 +54,12 @@ class ValidateReport:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """A release that was read: its ledger, what was decided, the report, and the digest of all names and bytes."""
+    """A release that was read: its ledger, what was decided, and the report."""
 
     ledger: Ledger
     decisions: Decisions
     options: ConvertOptions
     report: ValidateReport
-    digest: str
 
 
 def validate(
@@ -90,8 +89,11 @@ def examine(
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> Iterator[Examination]:
     """Validate a release, and keep all that was learnt of it for as long as the block lasts.
+
+    A ``fingerprint`` takes all names and bytes, for whoever will read the release again.
 
     Raises
     ------
@@ -99,17 +101,12 @@ def examine(
         When the container itself is damaged.
     """
     options = replace(options, on_error="skip")
-    reader, refusals, fingerprint = (
-        ReleaseReader(release, progress, options.limits),
-        Refusals(collect=True),
-        Fingerprint(),
-    )
+    reader, refusals = ReleaseReader(release, progress, options.limits), Refusals(collect=True)
+    found = reader.iter_members() if fingerprint is None else fingerprint.pass_on(reader.iter_members())
     with Ledger() as ledger:
         with open_executor(workers, client) as executor:
             roll = Roll(ledger, options, reader.where, refusals)
-            members = (
-                (member, len(member.data) + MEMBER_BYTES) for member in fingerprint.pass_on(reader.iter_members())
-            )
+            members = ((member, len(member.data) + MEMBER_BYTES) for member in found)
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
             work = partial(read_batch, options=options, where=reader.where, encode=False)
             for outcomes in map_ordered(executor, work, batches):
@@ -138,7 +135,7 @@ def examine(
             findings=findings,
             places=_places(ledger, (*problems, *findings)),
         )
-        yield Examination(ledger, decisions, options, report, fingerprint.hexdigest())
+        yield Examination(ledger, decisions, options, report)
 
 
 class Fingerprint:

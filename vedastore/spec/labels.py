@@ -116,6 +116,11 @@ def wrong_task(task: Task, kind: LabelKind, where: str) -> LabelError:
 
 def infer_task(kinds: set[LabelKind], *, only_boxes: bool, where: str) -> Task:
     """Tell the task from the forms of all labels: flags or names, boxes alone, or other polygons."""
+    if {"objects", "flags"} <= kinds:
+        message = (
+            "some labels have 0/1 values and others lists of objects, and there is no meta.json that says the task"
+        )
+        raise ReleaseError(message, where=where, hint="name it with task= or --task")
     if "objects" in kinds:
         return "object_detection" if only_boxes else "segmentation"
     if kinds & {"flags", "name"}:

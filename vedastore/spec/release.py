@@ -239,6 +239,10 @@ def parse_bounds(feature: Any, where: str) -> Bounds | None:
 
 def _box(geometry: Any, where: str) -> Bounds:
     """Return the box around all positions of a geometry."""
+    if isinstance(geometry, dict) and isinstance(geometry.get("geometries"), list) and geometry["geometries"]:
+        boxes = [_box(part, where) for part in geometry["geometries"]]  # as deep as JSON may be, at most
+        west, south, east, north = zip(*boxes, strict=True)
+        return min(west), min(south), max(east), max(north)
     if not isinstance(geometry, dict) or not isinstance(geometry.get("coordinates"), list):
         raise ReleaseError("bounds.geojson has a feature that is no GeoJSON", where=where, rule="bounds-json")
     todo: list[Any] = [geometry["coordinates"]]

@@ -147,7 +147,8 @@ def mend_meta(
         if document["nclasses"] != Number(count):
             document["nclasses"] = Number(count)
             done["meta-nclasses"] = f"nclasses is {count}"
-    if "meta-bbox" in broken and bbox is not None:
+    heights = isinstance(document.get("bbox"), list) and len(document["bbox"]) == 6  # noqa: PLR2004 - RFC 7946, 5
+    if "meta-bbox" in broken and bbox is not None and not heights:
         document["bbox"] = list(bbox)
         done["meta-bbox"] = f"bbox is {', '.join(map(repr, bbox))}"
     return (dump_exact(document, _indent(data)) if done else data), done
@@ -164,6 +165,19 @@ def footprint_feature(sample_id: str, label: bytes) -> bytes:
     mended, _ = mend_label(label)
     geometry = parse_exact(mended).get("geometry") or None
     return dump_exact({"type": "Feature", "geometry": geometry, "properties": {"id": sample_id}})
+
+
+def is_plain_bounds(data: bytes) -> bool:
+    """Tell whether ``bounds.geojson`` says nothing but where chips are: what it says besides would be lost."""
+    try:
+        document = parse_exact(data)
+    except (ValueError, RecursionError):
+        return True  # nothing can be read from it
+    if not isinstance(document, dict) or set(document) - {"type", "features", "bbox"}:
+        return not isinstance(document, dict)
+    features = document.get("features")
+    features = features if isinstance(features, list) else []
+    return all(isinstance(f, dict) and not (f.get("properties") or {}).keys() - {"id"} for f in features)
 
 
 def dump_bounds(features: Iterable[bytes]) -> bytes:

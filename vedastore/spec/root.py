@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vedastore.errors import StoreError, UsageError
-from vedastore.model import TASKS, LabelOptions
+from vedastore.model import DEFAULT_LIMITS, TASKS, LabelOptions, Limits
 from vedastore.spec import arrays, keys
 from vedastore.spec.arrays import ChipSpec
 
@@ -108,6 +108,13 @@ class Version:
     def label_options(self) -> LabelOptions:
         """How the labels of its release were read."""
         return LabelOptions(**self.source.get("options", {}).get("labels", {}))
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that the release was converted with; what it holds is within them, and within the defaults."""
+        told = self.source.get("options", {}).get("limits", {})
+        known = {name: told[name] for name in Limits.__slots__ if name in told}
+        return Limits(**{name: max(value, getattr(DEFAULT_LIMITS, name)) for name, value in known.items()})
 
     @property
     def bytes(self) -> int:
@@ -327,6 +334,9 @@ def _is_source(value: object) -> bool:
     options = value.get("options", {})
     labels = options.get("labels", {}) if isinstance(options, dict) else None
     known = {f.name for f in fields(LabelOptions)}
+    limits = options.get("limits", {}) if isinstance(options, dict) else None
+    if not isinstance(limits, dict) or not all(_is_count(v) and v for v in limits.values()):
+        return False
     return isinstance(labels, dict) and all(k in known and (v is None or _is_text(v)) for k, v in labels.items())
 
 

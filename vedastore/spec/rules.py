@@ -39,6 +39,7 @@ class Rule:
     fix: str | None = None
 
 
+_ANEW: Final = "it is made anew from the footprints, unless it says more than where chips are"
 SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
     "The archive": (
         Rule("archive-damaged", "error", "the archive is damaged, cut short, or followed by other data",
@@ -83,11 +84,11 @@ SECTIONS: Final[dict[str, tuple[Rule, ...]]] = {
         Rule("meta-bbox", "warning", "bbox is not the box around all footprints",
              "spatial searches miss chips, or find none", "it is set to the box around all footprints"),
         Rule("bounds-json", "warning", "bounds.geojson cannot be read",
-             "it is kept as it is; maps of the release stay empty", "it is made anew from the footprints"),
+             "it is kept as it is; maps of the release stay empty", _ANEW),
         Rule("bounds-count", "warning", "bounds.geojson describes another number of chips",
-             "chips are missing, or the file is of another release", "it is made anew from the footprints"),
+             "chips are missing, or the file is of another release", _ANEW),
         Rule("bounds-footprint", "warning", "bounds.geojson does not cover the footprints",
-             "the file may be of another release", "it is made anew from the footprints"),
+             "the file may be of another release", _ANEW),
     ),
     "Label files": (
         Rule("json-syntax", "error", "the file is not JSON", "mend it where the message points"),

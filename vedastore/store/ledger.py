@@ -20,6 +20,7 @@ from vedastore.store.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
 
     from vedastore.model import Affine6, Fidelity, ImageHalf, LabelHalf, LabelKind
 
@@ -128,8 +129,10 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
 
     def add_image(self, image: ImageHalf, bucket: str, row: int) -> str | None:
         """Add an image; return the member that has its id already, if one has, and add nothing then."""

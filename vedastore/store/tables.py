@@ -42,8 +42,8 @@ _FOOTER_SHARE: Final = 16
 _THRIFT_TEXT_BYTES: Final = 2**24
 _THRIFT_LIST_ITEMS: Final = 2**16
 _ROWS_PER_BYTE: Final = 8
-_CHUNK_BYTES: Final = 272 * 2**20
-"""A column of a row group that is full but for one member of the largest size."""
+_CHUNK_BYTES: Final = 320 * 2**20
+"""A column of a row group that has one member of the largest size that the limits allow by default."""
 _CHUNK_EXPANSION: Final = 1000
 _SWOLLEN_BYTES: Final = 2**30
 """Above it, what a dictionary could become is found out before it does."""
@@ -81,6 +81,17 @@ def arrow_schema(table: str) -> Any:
     return pa.schema({name: arrow_type(kind) for name, kind in SCHEMAS[table].items()})
 
 
+def _leaves(schema: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the columns that have statistics: those of bytes would be copied whole into them."""
+    for name, kind in schema.items():
+        if isinstance(kind, dict):
+            yield from _leaves(kind, f"{above}{name}.")
+        elif isinstance(kind, list):
+            yield f"{above}{name}.list.element"
+        elif kind != "binary":
+            yield f"{above}{name}"
+
+
 class TableWriter:
     """Writes one table in row groups of bounded size; it becomes an object of the store when it is finished."""
 
@@ -91,7 +102,12 @@ class TableWriter:
         self._schema = arrow_schema(table)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._parquet = pq.ParquetWriter(
-            self._file, self._schema, compression="zstd", use_dictionary=_DICTIONARY[table], write_page_checksum=True
+            self._file,
+            self._schema,
+            compression="zstd",
+            use_dictionary=_DICTIONARY[table],
+            write_statistics=list(_leaves(SCHEMAS[table])),
+            write_page_checksum=True,
         )
         self._pending: list[Any] = []
         self._pending_rows = self._pending_bytes = 0
@@ -116,10 +132,13 @@ class TableWriter:
 
         for name in GEOMETRY_COLUMNS[self.table]:
             self._note(name, geometry.parse_wkb(columns[name]))
-        self._pending.append(pa.table(columns, schema=self._schema))
-        self.rows += self._pending[-1].num_rows
-        self._pending_rows += self._pending[-1].num_rows
-        self._pending_bytes += self._pending[-1].nbytes
+        rows = pa.table(columns, schema=self._schema)
+        if self._pending_bytes + rows.nbytes > GROUP_BYTES:
+            self._flush()  # a row group is never larger than this, or than what comes at once
+        self._pending.append(rows)
+        self.rows += rows.num_rows
+        self._pending_rows += rows.num_rows
+        self._pending_bytes += rows.nbytes
         if self._pending_rows >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
             self._flush()
 
@@ -189,6 +208,7 @@ class TableReader:
 
         file = version.index[table]
         self._table, self._version = table, version
+        self._chunk_bytes = max(_CHUNK_BYTES, min(version.limits.member_bytes, 2**31) + 4 * GROUP_BYTES)
         self._where = f"{objects.url}/{file.key}"
         self._lock = threading.Lock()
         self._kept: dict[tuple[int, tuple[str, ...]], Any] = {}
@@ -288,7 +308,7 @@ class TableReader:
             batch_size=rows, row_groups=groups, columns=list(names), use_threads=False
         ):
             size += part.nbytes
-            if size > _CHUNK_BYTES * len(groups):
+            if size > self._chunk_bytes * len(groups):
                 raise self._damaged("its rows would take far more memory than it has bytes")
 
     def _check_chunks(self, names: Sequence[str], groups: Sequence[int]) -> int:
@@ -305,7 +325,7 @@ class TableReader:
                 if chunk.path_in_schema.partition(".")[0] not in names:
                     continue
                 size, stored = chunk.total_uncompressed_size, max(chunk.total_compressed_size, 1)
-                if size > max(_CHUNK_BYTES, _CHUNK_EXPANSION * stored):
+                if size > max(self._chunk_bytes, _CHUNK_EXPANSION * stored):
                     raise self._damaged(f"{stored} bytes of its column {chunk.path_in_schema} would become {size}")
                 if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
                     swollen = max(swollen, size * chunk.num_values)

@@ -116,11 +116,25 @@ class Collection:
         west, south, east, north = self.samples.total_bounds.tolist()
         return None if np.isnan(west) else (west, south, east, north)
 
+    @property
+    def skipped(self) -> tuple[dict[str, Any], ...]:
+        """What a conversion left out: id, members, rules and reason of each sample, of the first thousand at most."""
+        return self._snapshot.version.skipped
+
+    @property
+    def findings(self) -> tuple[dict[str, Any], ...]:
+        """What a conversion found: rule, message, place, count, and the first samples."""
+        return self._snapshot.version.findings
+
     @cached_property
     def meta(self) -> dict[str, Any] | None:
         """The release's ``meta.json``; None where it had none."""
         member = self._snapshot.read_member("meta")
-        return None if member is None else read_json(member.data, f"{self.store}: {member.member}")
+        return (
+            None
+            if member is None
+            else read_json(member.data, f"{self.store}: {member.member}", self._snapshot.version.limits)
+        )
 
     @cached_property
     def samples(self) -> gpd.GeoDataFrame:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from shapely.geometry.base import BaseGeometry
 
+    from vedastore.model import Limits
     from vedastore.store.snapshot import Snapshot
 
 COLUMNS = ("id", "bucket", "row", "geometry", "crs", "transform", "nodata", "split", "classes", "label", "position")
@@ -81,7 +82,7 @@ class Sample:
     def feature(self) -> dict[str, Any]:
         """The label file: a GeoJSON Feature, as it was in the release."""
         where = f"{self._snapshot.objects.url}: label of {self.id!r}"
-        document = read_json(self._row["label"], where)
+        document = read_json(self._row["label"], where, self._snapshot.version.limits)
         if not isinstance(document, dict):
             raise StoreError("the label is damaged: it is no GeoJSON Feature", where=where)
         return document
@@ -105,15 +106,15 @@ class Sample:
         return self.feature
 
 
-def read_json(data: bytes, where: str) -> Any:
+def read_json(data: bytes, where: str, limits: Limits) -> Any:
     """Return what a JSON file of a version says.
 
     Raises
     ------
     StoreError
-        When it is not JSON, or above the limits of a release.
+        When it is not JSON, or above the limits that the release was converted with.
     """
     try:
-        return parse_json(data, where)
+        return parse_json(data, where, limits)
     except LabelError as error:
         raise StoreError(f"the file is damaged: {error.message}", where=error.where) from None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vedastore.io.tiff.gdal import decode_with_gdal, encode_with_gdal
 from vedastore.io.tiff.layout import DEFLATE, DEFLATE_OLD, LZMA, LZW, PACKBITS, SCHEMES, ZSTD, Layout
 from vedastore.io.tiff.segments import Segments, gather
-from vedastore.io.tiff.structure import damaged
+from vedastore.io.tiff.structure import damaged, unsupported
 
 Bytes = npt.NDArray[np.uint8]
 Encoder = Callable[[Sequence[Bytes], Layout], Iterable[bytes]]  # lazy where it can be: a trial stops early
@@ -69,10 +69,26 @@ def _decode_each(raw: Bytes, data: Bytes, segments: Segments, layout: Layout) ->
             try:
                 decoded = decode(gather(data, segments, index), out=raw[begin : begin + size + 1]).size
             except (RuntimeError, ValueError) as error:
+                _refuse_whole_strip(gather(data, segments, index), size, layout)
                 raise damaged(f"segment {index} does not decode as {SCHEMES[layout.scheme]} ({error})") from None
             if decoded != size:
+                _refuse_whole_strip(gather(data, segments, index), size, layout)
                 raise damaged(f"segment {index} decodes to more or fewer bytes than its {size} bytes of pixels")
         begin += size
+
+
+def _refuse_whole_strip(stored: Bytes, size: int, layout: Layout) -> None:
+    """Leave it to GDAL where a last strip has all rows of a strip, as GDAL writes those that nobody filled."""
+    import imagecodecs
+
+    whole = layout.segment_height * layout.row_bytes
+    if size < whole:
+        try:
+            decoded = getattr(imagecodecs, DECODER_NAMES[layout.scheme])(stored, out=np.empty(whole + 1, np.uint8)).size
+        except (RuntimeError, ValueError):
+            return
+        if decoded == whole:
+            raise unsupported("a last strip with more rows than the image")
 
 
 def cut(raw: Bytes, segments: Segments) -> list[Bytes]:

@@ -6,6 +6,7 @@ GDAL itself, once for each distinct set of geo keys.
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ GEO_KEYS, GEO_DOUBLES, GEO_TEXTS = 34735, 34736, 34737
 RASTER_TYPE_KEY, PIXEL_IS_POINT = 1025, 2
 TIE_POINT_NUMBERS, MATRIX_NUMBERS = 6, 16
 ASCII_END = 128
+
+_asking = threading.Lock()
 
 Affine = tuple[float, float, float, float, float, float]
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -98,9 +101,14 @@ def _has_control_points(directory: Directory) -> bool:
     return len(ties) >= TIE_POINT_NUMBERS and len(matrix) != MATRIX_NUMBERS
 
 
-@lru_cache(maxsize=1024)
 def _interpret(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
     """Ask GDAL, once for each distinct georeferencing, and in a process that PROJ may take down."""
+    with _asking:  # or else every thread would start a process to ask the same
+        return _ask_once(order, tags)
+
+
+@lru_cache(maxsize=1024)
+def _ask_once(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
     return with_codecs(DEFAULT_LIMITS, _ask_gdal, order, tags)
 
 

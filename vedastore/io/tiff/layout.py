@@ -23,6 +23,7 @@ CMYK, YCBCR, CIELAB, LOGL, LOGLUV = 5, 6, 8, 32844, 32845
 COLOUR_SPACES = {CMYK: "CMYK", YCBCR: "YCbCr", CIELAB: "CIELAB", LOGL: "LogL", LOGLUV: "LogLuv"}
 CHUNKY, PLANES = 1, 2
 DIFFERENCES, FLOAT_BYTES = 2, 3  # predictors; 1 is none
+LIMIT_BANDS = (1 << 16) - 1
 LIMIT_DIFFERENCES_BYTES = 8  # size of the samples of which libtiff takes differences
 
 NONE, LZW, JPEG, DEFLATE, PACKBITS, DEFLATE_OLD, LERC, LZMA, ZSTD, WEBP = (
@@ -125,6 +126,8 @@ def parse_layout(directory: Directory, limits: Limits = DEFAULT_LIMITS) -> Layou
     height, width = directory.integer(HEIGHT, 0), directory.integer(WIDTH, 0)
     if height <= 0 or width <= 0 or bands <= 0:
         raise damaged(f"an image of {bands} bands, {height} rows and {width} columns")
+    if bands > LIMIT_BANDS:
+        raise unsupported(f"{bands} bands")
     dtype = _parse_dtype(directory, scheme, bands)
     _refuse_unsupported(directory, scheme, dtype)
     tiled = TILE_WIDTH in directory.entries
@@ -199,7 +202,8 @@ def _parse_predictor(directory: Directory, scheme: int, dtype: np.dtype[np.gener
         return 1
     if scheme not in PREDICTABLE:
         raise unsupported(f"predictor {predictor} on {SCHEMES[scheme]} samples")
-    if predictor == DIFFERENCES and dtype.itemsize <= LIMIT_DIFFERENCES_BYTES:
+    halves = dtype.kind == "c" and dtype.byteorder == ">"  # libtiff swaps the two numbers of a complex one
+    if predictor == DIFFERENCES and dtype.itemsize <= LIMIT_DIFFERENCES_BYTES and not halves:
         return predictor
     if predictor == FLOAT_BYTES and dtype.kind == "f":
         return predictor
