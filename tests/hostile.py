@@ -385,6 +385,17 @@ LABELS = [
         "meta-json|release-refused",
         "meta.json",
     ),
+    tar("bounds-of-quotes", GOOD + member(b"t/bounds.geojson", b'"' + b'\\"' * 500_000) + END, None),
+    tar(
+        "bounds-of-commas",
+        GOOD + member(b"t/bounds.geojson", b'{"type":"FeatureCollection","features":[' + b"," * 15_000_000) + END,
+        None,
+    ),
+    tar(
+        "bounds-of-nothing",
+        GOOD + member(b"t/bounds.geojson", b'{"type":"FeatureCollection","features":[' + b"{}," * 5_000_000) + END,
+        None,
+    ),
     tar("bounds-deep", GOOD + member(b"t/bounds.geojson", b"[" * 100_000) + END, None),
 ]
 

@@ -722,3 +722,44 @@ def test_real_releases_come_back_byte_for_byte(name):
         assert taken.fidelity == "exact"
         assert again == data
         assert_equal_pixels(taken.pixels, read_tifffile(data))
+
+
+# -------------------------------------------------------------------------------------- layouts that GDAL makes itself
+
+
+@pytest.mark.parametrize("compress", ["deflate", "zstd", "lzma", "packbits", "lzw"])
+@pytest.mark.parametrize("filled", [0, 100])
+def test_strips_that_nobody_filled(compress, filled):
+    """GDAL gives them all rows of a strip, also where the image ends before."""
+    with rasterio.MemoryFile() as memory:
+        profile = {"count": 3, "height": 250, "width": 256, "dtype": "u1", "transform": AFFINE}
+        with memory.open(driver="GTiff", compress=compress, **profile) as dataset:
+            if filled:
+                window = rasterio.windows.Window(0, 0, 256, filled)
+                dataset.write(some_pixels(bands=3, height=filled, width=256), window=window)
+        data = memory.read()
+    taken = tiff.decode(data)
+    assert_equal_pixels(taken.pixels, read_rasterio(data))
+    again = tiff.encode(taken.pixels, taken.envelope)
+    assert again == data or (taken.fidelity, tiff.differences(data, again)) == ("equivalent", [])
+    assert compress == "lzw" or again == data
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", ["deflate", "lzw", "zstd"])
+def test_differences_of_complex_numbers(order, compression):
+    pixels = (np.arange(20 * 30).reshape(20, 30) * (1 + 100j)).astype(f"{order}c8")
+    with rasterio.MemoryFile() as memory:
+        profile = {"count": 1, "height": 20, "width": 30, "dtype": "complex64", "transform": AFFINE}
+        endian = "BIG" if order == ">" else "LITTLE"
+        with memory.open(driver="GTiff", compress=compression, predictor=2, endianness=endian, **profile) as dataset:
+            dataset.write(pixels.astype("c8")[None])
+        data = memory.read()
+    assert_comes_back(data, pixels.astype("<c8")[None])
+
+
+def test_more_bands_than_a_bucket_has():
+    numbers = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 200, 277: 70_000, 278: 1, 279: 70_000}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in numbers.items())
+    head = b"II" + struct.pack("<HIH", 42, 8, len(numbers)) + entries + bytes(4)
+    refused(head.ljust(200, b"\0") + bytes(70_000), "70000 bands")

@@ -157,7 +157,10 @@ class TableWriter:
         import pyarrow as pa
 
         if self._pending:
-            self._parquet.write_table(pa.concat_tables(self._pending).combine_chunks())
+            several = len(self._pending) > 1
+            self._parquet.write_table(
+                pa.concat_tables(self._pending).combine_chunks() if several else self._pending[0]
+            )
             self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
     def _parts(self, digest: Any) -> Iterator[bytes]:
