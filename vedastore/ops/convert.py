@@ -121,12 +121,7 @@ def _write_index(
             for pair, flagged in zip(pairs, sample_rows["flags"], strict=True):
                 fidelity[pair.fidelity] += 1
                 flags.add(pair.id, flagged)
-        others = ((row, len(row[-1])) for row in ledger.iter_members())
-        for batch, _ in batched_bytes(others, BATCH_BYTES, MEMBER_ROWS):
-            columns = zip(*batch, strict=True)
-            members.append(
-                {name: list(c) for name, c in zip(("ordinal", "name", "kind", "data"), columns, strict=True)}
-            )
+        _append_members(members, ledger)
         index: dict[str, IndexFile] = {w.table: w.finish(write) for w in (samples, features, members)}
         bounds = samples.bounds
     skipped = tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE))
@@ -162,6 +157,15 @@ def _write_skipped(write: Write, ledger: Ledger) -> IndexFile:
         for batch, _ in batched_bytes(sized, BATCH_BYTES, MEMBER_ROWS):
             table.append({name: [entry[name] for entry in batch] for name in SKIPPED})
         return table.finish(write)
+
+
+def _append_members(table: TableWriter, ledger: Ledger) -> None:
+    """Add every member that is no half of a pair, a bounded number of bytes at a time."""
+    names = ("ordinal", "name", "kind", "data")
+    others = ((row, len(row[-1])) for row in ledger.iter_members())
+    for batch, _ in batched_bytes(others, BATCH_BYTES, MEMBER_ROWS):
+        table.append({name: list(column) for name, column in zip(names, zip(*batch, strict=True), strict=True)})
+        batch.clear()
 
 
 def _write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:

@@ -35,7 +35,7 @@ CREATE TABLE labels (id TEXT PRIMARY KEY, label_member TEXT, label_ordinal INTEG
     present TEXT, flags TEXT, footprint_bounds TEXT, objects_bounds TEXT, boxes INTEGER, footprint BLOB, label BLOB);
 CREATE TABLE objects (label_ordinal INTEGER, class TEXT, ordinal INTEGER, geometry BLOB);
 CREATE TABLE rejected (id TEXT, half TEXT, member TEXT, ordinal INTEGER, rule TEXT, reason TEXT);
-CREATE TABLE members (ordinal INTEGER, name TEXT, kind TEXT, data BLOB);
+CREATE TABLE members (ordinal INTEGER PRIMARY KEY, name TEXT, kind TEXT, data BLOB);
 CREATE TABLE positions (position INTEGER PRIMARY KEY, id TEXT);
 CREATE VIEW pairs AS SELECT * FROM images JOIN labels USING (id) WHERE id NOT IN (SELECT id FROM rejected);
 CREATE VIEW halves AS

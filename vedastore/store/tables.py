@@ -158,9 +158,7 @@ class TableWriter:
 
         if self._pending:
             several = len(self._pending) > 1
-            self._parquet.write_table(
-                pa.concat_tables(self._pending).combine_chunks() if several else self._pending[0]
-            )
+            self._parquet.write_table(pa.concat_tables(self._pending).combine_chunks() if several else self._pending[0])
             self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
 
     def _parts(self, digest: Any) -> Iterator[bytes]:
