@@ -35,7 +35,11 @@ def peak(pid):
 
 def children(pid):
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+        try:
+            found = (task / "children").read_text().split()
+        except FileNotFoundError:  # a thread that has just ended; another one has its children
+            continue
+        for child in found:
             yield child
             yield from children(child)
 

@@ -29,6 +29,12 @@ _LOOK_PX = 64
 EXPORT_MTIME = 315_532_800
 """1980-01-01, the date of every exported member: releases do not depend on when they were written."""
 
+_OTHERS = {
+    b"PK": "a zip archive", b"BZh": "a bzip2 file", b"\xfd7zXZ": "an xz file", b"7z\xbc\xaf": "a 7-Zip archive",
+    b"(\xb5/\xfd": "a Zstandard file", b"Rar!": "a RAR archive", b"<": "a page of HTML or XML",
+}  # fmt: skip
+"""How files begin that are sometimes taken for a release."""
+
 
 class ReleaseReader:
     """One pass over a release: an archive (``.tar.gz``, ``.tgz``, ``.tar``) or an extracted directory.
@@ -78,11 +84,14 @@ class ReleaseReader:
 
     def _iter_archive(self, file: IO[bytes]) -> Iterator[Member]:
         source = _Source(file, os.fstat(file.fileno()).st_size, self._report)
-        self.container = kind = archive.sniff(file.read(512))
+        head = file.read(512)
+        self.container = kind = archive.sniff(head)
         file.seek(0)
         if kind == "unknown":
             hint = "a release is a .tar.gz, a .tar, or a directory"
-            raise ArchiveError("this is neither a gzip nor a tar archive", where=self.where, hint=hint)
+            what = next((f", but {what}" for magic, what in _OTHERS.items() if head.startswith(magic)), "")
+            message = f"this is neither a gzip nor a tar archive{what}" if head else "the file is empty"
+            raise ArchiveError(message, where=self.where, hint=hint)
         read = GzipReader(source, self.where, self._limits).read if kind == "gzip" else source.read
         yield from archive.iter_members(read, self.where, self._limits)
         while source.read(2**20):

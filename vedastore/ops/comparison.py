@@ -40,6 +40,12 @@ class Comparison:
 
     def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
         self._snapshot, self._top, self._limits = snapshot, snapshot.top, limits
+        self._skipped = {
+            rules.comparable(member, self._top): entry.get("reason")
+            for entry in snapshot.version.skipped
+            if isinstance(entry.get("members"), list)
+            for member in entry["members"]
+        }
         self._stack = ExitStack()
         self._db = self._stack.enter_context(open_scratch(_SCHEMA))
         self.counts: Counter[str] = Counter()
@@ -79,7 +85,9 @@ class Comparison:
         query = "SELECT rowid, digest, position FROM exported WHERE path = ? AND NOT seen ORDER BY digest != ? LIMIT 1"
         found = self._db.execute(query, (path, digest)).fetchone()
         if found is None:
-            yield Finding("missing", "the store does not have this member", where)
+            reason = self._skipped.get(path)
+            left = "the store does not have this member" if reason is None else f"the conversion left it out: {reason}"
+            yield Finding("missing", left, where)
             return
         row, exported, position = found
         self._db.execute("UPDATE exported SET seen = 1 WHERE rowid = ?", (row,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vedastore.errors import PairError, ReleaseError
+from vedastore.errors import PairError, ReleaseError, escape
 from vedastore.exchange.release import read_image, read_label
 from vedastore.model import ImageHalf, LabelHalf
 from vedastore.spec import release as rules
@@ -96,7 +96,9 @@ class Roll:
             case Other(member, role):
                 self._ledger.add_member(member.ordinal, member.name, role.kind, member.data)
             case Rejected(rejected, error):
-                self._ledger.reject(rejected, error.message, error.rule or "release-refused")
+                place = (error.where or "").removeprefix(f"{self._where}: {escape(rejected.member)}").removeprefix(": ")
+                reason = f"{place}: {error.message}" if place else error.message
+                self._ledger.reject(rejected, reason, error.rule or "release-refused")
 
     def _check_id(self, half: Half, taken: str | None) -> bool:
         if taken is None:

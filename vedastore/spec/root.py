@@ -368,7 +368,7 @@ _VERSION_FIELDS: Final[dict[str, Callable[[object], bool]]] = {
     "fidelity": _dict_of(_is_count),
     "content": _dict_of(_is_text),
     "source": _is_source,
-    "skipped": _tuple_of(_dict_of(lambda _: True)),
+    "skipped": _tuple_of(_dict_of(_is_told)),
     "findings": _tuple_of(_dict_of(_is_told)),
 }
 
