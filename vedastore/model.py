@@ -78,7 +78,7 @@ class Limits:
     name_chars: int = 4096
     padding_bytes: int = 64 * 2**20
     archive_expansion: int = 250
-    archive_trusted_bytes: int = 2**30
+    archive_trusted_bytes: int = 512 * 2**20
     image_bytes: int = 256 * 2**20
     image_expansion: int = 2000
     image_trusted_bytes: int = 64 * 2**20
