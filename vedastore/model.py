@@ -72,7 +72,7 @@ class Limits:
         Levels of nesting in it.
     """
 
-    members: int = 2_500_000
+    members: int = 2_100_000
     member_bytes: int = 256 * 2**20
     header_bytes: int = 2**20
     name_chars: int = 4096

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vedastore.errors import ImageError
-from vedastore.io.isolation import with_codecs
+from vedastore.io.isolation import fill_new_memory, with_codecs
 from vedastore.io.tiff.codecs import cut, encoders, find_encoder
 from vedastore.io.tiff.envelope import DECODED, EQUIVALENT, EXACT, Envelope, cut_frame, pack_padding, parse_envelope
 from vedastore.io.tiff.georeference import Affine, read_crs, read_transform
@@ -21,7 +21,7 @@ from vedastore.io.tiff.image import Bytes, Image, Pixels, check_sparse, pack, pa
 from vedastore.io.tiff.layout import COMPRESSION, DEFLATE, LOSSY, NODATA, NONE, name_scheme
 from vedastore.io.tiff.rewrite import rewrite
 from vedastore.io.tiff.segments import Segments, check_apart, gather
-from vedastore.io.tiff.structure import UNSUPPORTED, Directory, over_limit, read_first_directory, unsupported
+from vedastore.io.tiff.structure import UNSUPPORTED, Directory, damaged, over_limit, read_first_directory, unsupported
 from vedastore.io.tiff.verbatim import read_verbatim
 from vedastore.model import DEFAULT_LIMITS
 
@@ -184,9 +184,16 @@ def _decode_apart(data: bytes, directory: Directory, image: Image | None, limits
         except ImageError as error:
             if error.rule != UNSUPPORTED:
                 raise
-    pixels = read_verbatim(data, directory, limits)
-    envelope = Envelope(EXACT, VERBATIM, len(data), (), data, b"")
-    _put_together(pixels, envelope, limits)  # reads it again: a decoder that is not sure gives two answers
+    # A decoder that is not sure gives what was in memory before: other bytes each time.
+    fill_new_memory(0x55)
+    try:
+        pixels = read_verbatim(data, directory, limits)
+        envelope = Envelope(EXACT, VERBATIM, len(data), (), data, b"")
+        fill_new_memory(0xAA)
+        if not _holds(data, pixels, limits):
+            raise damaged("GDAL reads other pixels each time")
+    finally:
+        fill_new_memory(0)
     return pixels, envelope
 
 
@@ -273,14 +280,16 @@ def _give_whole(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
     """Give a file that was kept whole, once it is proved that it still holds these pixels."""
     if envelope.regions or envelope.residue:
         raise ImageError("damaged envelope of an image (a file that is kept whole has no room for pixels)")
-    again = with_codecs(limits, read_verbatim, envelope.frame, read_first_directory(envelope.frame), limits)
-    if (
-        again.dtype != pixels.dtype.newbyteorder("<")
-        or again.shape != pixels.shape
-        or again.tobytes() != pixels.tobytes()
-    ):
+    if not _holds(envelope.frame, pixels, limits):
         raise ImageError(f"the pixels {pixels.shape} {pixels.dtype} are not those of the file that is kept with them")
     return envelope.frame
+
+
+def _holds(data: bytes, pixels: Pixels, limits: Limits) -> bool:
+    """Tell whether GDAL reads these pixels from a file."""
+    again = with_codecs(limits, read_verbatim, data, read_first_directory(data), limits)
+    same = again.dtype == pixels.dtype.newbyteorder("<") and again.shape == pixels.shape
+    return same and again.tobytes() == pixels.tobytes()
 
 
 def _fill(skeleton: Bytes, raw: Bytes, image: Image) -> bytes:
