@@ -21,6 +21,7 @@ SUBSAMPLING, DEPTH, NODATA = 530, 32997, 42113
 CMYK, YCBCR, CIELAB, LOGL, LOGLUV = 5, 6, 8, 32844, 32845
 #: Colour spaces that GDAL converts to RGB, most of them in samples of 8 bits.
 COLOUR_SPACES = {CMYK: "CMYK", YCBCR: "YCbCr", CIELAB: "CIELAB", LOGL: "LogL", LOGLUV: "LogLuv"}
+STRIP_TAGS, TILE_TAGS = {STRIP_OFFSETS, STRIP_COUNTS}, {TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS}
 CHUNKY, PLANES = 1, 2
 DIFFERENCES, FLOAT_BYTES = 2, 3  # predictors; 1 is none
 LIMIT_BANDS = (1 << 16) - 1
@@ -131,6 +132,8 @@ def parse_layout(directory: Directory, limits: Limits = DEFAULT_LIMITS) -> Layou
     dtype = _parse_dtype(directory, scheme, bands)
     _refuse_unsupported(directory, scheme, dtype)
     tiled = TILE_WIDTH in directory.entries
+    if directory.entries.keys() & (STRIP_TAGS if tiled else TILE_TAGS):
+        raise unsupported("tags of strips as well as of tiles")  # libtiff takes those that come last
     if tiled:
         segment_height, segment_width = directory.integer(TILE_HEIGHT, 0), directory.integer(TILE_WIDTH, 0)
     else:
