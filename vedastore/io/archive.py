@@ -35,6 +35,7 @@ _HEADER: Final = struct.Struct("100s 8s 8s 8s 12s 12s 8x c 100x 8s 80x 155s 12x"
 _CHECKSUM: Final = slice(148, 156)
 _POSIX, _GNU, _V7 = b"ustar\0", b"ustar  \0", bytes(8)
 _OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
+_ID_MOST: Final = 2**32 - 1
 _BASE_256: Final = b"\x80\xff"  # first byte of a field that is so, of 0 or more and below 0
 _PAX_SIZE: Final = re.compile(rb"[0-9]{1,18}")
 _PAX_RECORD: Final = re.compile(rb"([0-9]{1,18}) ([^=\n]+)=")
@@ -314,9 +315,11 @@ def _parse_header(block: bytes) -> _Header:
     is_posix = magic.startswith(_POSIX)
     if not _checksum_holds(block) or not (is_posix or magic in (_GNU, _V7)):
         raise _RefusalError("is damaged, or is no tar header")
-    for field in (mode, user, group, time):  # of no use here, but some programs stop at what is no number
-        if field[0] not in _BASE_256 and not _OCTAL.fullmatch(field):
-            raise _RefusalError(f"is damaged: {field!r} is no number")
+    for field in (mode, user, group):  # of no use here, but some programs stop at what is no number
+        if not _OCTAL.fullmatch(field) and _parse_number(field) > _ID_MOST:
+            raise _RefusalError(f"is damaged: {field!r} is no number of an owner")
+    if time[0] not in _BASE_256 and not _OCTAL.fullmatch(time):
+        raise _RefusalError(f"is damaged: {time!r} is no number")
     name, prefix = name.partition(b"\0")[0], prefix.partition(b"\0")[0]
     full_name = prefix + b"/" + name if is_posix and prefix else name
     return _Header(full_name, kind, _parse_number(size))
