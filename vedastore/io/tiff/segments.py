@@ -10,14 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from vedastore.io.tiff.layout import (
+    BANDS,
     HEIGHT,
     NONE,
+    PLANAR,
+    PLANES,
     ROWS_PER_STRIP,
     SCHEMES,
     STRIP_COUNTS,
     STRIP_OFFSETS,
     TILE_COUNTS,
+    TILE_HEIGHT,
     TILE_OFFSETS,
+    TILE_WIDTH,
+    WIDTH,
     Layout,
 )
 from vedastore.io.tiff.structure import (
@@ -138,6 +144,8 @@ def check_whole(directory: Directory, row_bytes: int) -> None:
     size, header = len(directory.data), directory.form.header_bytes
     for where, length, name in (STRIP_OFFSETS, STRIP_COUNTS, "strips"), (TILE_OFFSETS, TILE_COUNTS, "tiles"):
         offsets, counts = directory.integers(where), directory.integers(length)
+        if 0 < offsets.size < (wanted := _count_segments(directory, tiled=name == "tiles")):
+            raise damaged(f"the directory lists {offsets.size} {name}, an image of this shape has {wanted}")
         if offsets.size != counts.size or (offsets.size == 1 and offsets[0] and not counts[0]):
             raise unsupported(f"{name} without lengths")
         _check_inside(offsets, counts, size, name)
@@ -149,6 +157,15 @@ def check_whole(directory: Directory, row_bytes: int) -> None:
     needed = np.full(offsets.size, rows * row_bytes)
     needed[down - 1 :: down] = (height - (down - 1) * rows) * row_bytes
     _check_inside(offsets, needed * (offsets > 0), size, "strips")
+
+
+def _count_segments(directory: Directory, *, tiled: bool) -> int:
+    """Count the strips or tiles that an image of any layout has."""
+    height, width = directory.integer(HEIGHT, 0), directory.integer(WIDTH, 0)
+    rows = directory.integer(TILE_HEIGHT if tiled else ROWS_PER_STRIP, height)
+    columns = directory.integer(TILE_WIDTH, width) if tiled else width
+    planes = directory.integer(BANDS, 1) if directory.integer(PLANAR, 1) == PLANES else 1
+    return planes * -(-height // max(rows, 1)) * -(-width // max(columns, 1))
 
 
 def _check_number(entry: Entry | None, layout: Layout, name: str) -> None:
