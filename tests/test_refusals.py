@@ -179,27 +179,21 @@ def test_skip_never_takes_a_bad_archive(tmp_path):
     refuse(tmp_path / "r.tar.gz", tmp_path / "r.zarr", ArchiveError, None, on_error="skip")
 
 
-@pytest.mark.parametrize("command", ["convert", "validate", "verify"])
+@pytest.mark.parametrize("command", ["convert", "validate"])
 def test_no_room_for_temporary_files(tmp_path, command):
     """A limit on the size of files stands for a full disk."""
     release = make_release(2)
     release.members["README"] = bytes(40 << 20)
     source = release.tar_gz(tmp_path / "r.tar.gz")
-    if command == "verify":
-        vs.convert(source, tmp_path / "r.zarr")
     code = """if True:
         import resource, sys
         resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
         from vedastore.cli import main
         sys.exit(main(sys.argv[1:]))
     """
-    arguments = {"verify": ["verify", tmp_path / "r.zarr"], "validate": ["validate", source]}
-    given = arguments.get(command, ["convert", source, tmp_path / "r.zarr"])
+    given = [command, source, *([tmp_path / "r.zarr"] if command == "convert" else [])]
     done = subprocess.run([sys.executable, "-c", code, *given], check=False, capture_output=True, text=True)
-    if command == "verify":  # what it notes of members is small
-        assert done.returncode == 0, done.stderr
-        return
     assert done.returncode == 5, done.stderr
     assert done.stderr.count("\n") == 1
     assert "a temporary file cannot be used" in done.stderr
-    assert command != "convert" or not (tmp_path / "r.zarr").exists()
+    assert not (tmp_path / "r.zarr").exists()

@@ -128,6 +128,7 @@ class _Child:
                 pass_fds=[reply_end],
             )
         except OSError as error:
+            self._replies.close()
             raise _not_started(str(error.strerror)) from error
         finally:
             os.close(reply_end)

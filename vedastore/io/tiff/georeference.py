@@ -6,6 +6,7 @@ GDAL itself, once for each distinct set of geo keys.
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,14 @@ def _interpret(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str
     """Ask GDAL, once for each distinct georeferencing, and in a process that PROJ may take down."""
     with _asking:  # or else every thread would start a process to ask the same
         return _ask_once(order, tags)
+
+
+def _renew_lock() -> None:
+    global _asking  # noqa: PLW0603 - another thread may have held it when this process was forked
+    _asking = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 @lru_cache(maxsize=1024)
