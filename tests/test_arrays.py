@@ -10,6 +10,7 @@ from google_crc32c import value as crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from zarr.codecs.numcodecs import Delta
 from zarr.storage import MemoryStore
 
 from vedastore.errors import StoreError
@@ -17,6 +18,7 @@ from vedastore.io.objects import LocalObjects
 from vedastore.spec import keys
 from vedastore.spec.arrays import (
     CHUNK_LIMIT_BYTES,
+    CODECS,
     DIMENSIONS,
     DTYPES,
     SHARD_TARGET_BYTES,
@@ -26,14 +28,17 @@ from vedastore.spec.arrays import (
     group_metadata,
 )
 from vedastore.store import shards
-from vedastore.store.shards import ShardDraft, ShardReader, Spill, decode_chip, encode_chip, read_shard_index
+from vedastore.store.chips import ShardReader, decode_chip, read_shard_index
+from vedastore.store.shards import ShardDraft, Spill, encode_chip
 
 WHERE = "store: shard"
 RGB = ChipSpec("uint8", 3, 128, 128)
 WIDE = ChipSpec("uint16", 2, 16, 16)
 TILED = ChipSpec("uint8", 3, 2304, 2400)  # 15.8 MiB of pixels and a little: not above the limit
 HUGE = [ChipSpec("uint8", 3, 2400, 2400), ChipSpec("float32", 4, 1100, 1500), ChipSpec("complex128", 200, 80, 90)]
-SPECS = st.builds(ChipSpec, st.sampled_from(DTYPES), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
+SPECS = st.builds(
+    ChipSpec, st.sampled_from(DTYPES), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.sampled_from(CODECS)
+)
 
 
 def chip_of(spec, seed=0):
@@ -58,8 +63,13 @@ def zarrs_own(spec, rows):
         if spec.compressor["name"] == "zstd"
         else zarr.codecs.BloscCodec(**codec)
     )
+    filters = [zarr.codecs.TransposeCodec(order=(0, 2, 3, 1))] if spec.interleaved else []
+    if spec.delta:
+        with pytest.warns(match="Numcodecs codecs are not in the Zarr version 3 specification"):
+            filters = [Delta(dtype=np.dtype(spec.dtype).str)]
     zarr.create_array(
         store,
+        filters=filters,
         shape=(rows, *spec.shape),
         chunks=spec.chunk_shape,
         shards=spec.shard_shape,
@@ -72,9 +82,10 @@ def zarrs_own(spec, rows):
     return json.loads(data.to_bytes())
 
 
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_metadata_is_zarrs_own_for_every_type(dtype):
-    spec = ChipSpec(dtype, 3, 256, 256)
+def test_metadata_is_zarrs_own_for_every_type(dtype, codec):
+    spec = ChipSpec(dtype, 3, 256, 256, codec)
     assert array_metadata(spec, 1000) == zarrs_own(spec, 1000)
 
 

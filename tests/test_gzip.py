@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import ArchiveError
-from vedastore.io.gzip import GzipReader, ParallelGzipWriter
+from vedastore.io.deflate import ParallelGzipWriter
+from vedastore.io.gzip import GzipReader
 from vedastore.model import DEFAULT_LIMITS, Limits
 
 TEXT = b"".join(b"%d %d\n" % (number, number * number) for number in range(3000))

@@ -84,6 +84,7 @@ def _convert(options: argparse.Namespace) -> int:
         task=options.task,
         name=options.name,
         version=options.version,
+        codec=options.codec,
         limits=parse_limits(options.limit),
     )
     with _progress(options, "B") as progress, _client(options) as client:
@@ -315,6 +316,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--name", metavar="N", help="the collection's name, instead of meta.json's")
     sub.add_argument("--version", metavar="V", help="the version's name, instead of meta.json's")
+    sub.add_argument(
+        "--codec",
+        choices=["default", "compact"],
+        default="default",
+        help="what any Zarr reader has, or a smaller store",
+    )
     _add_workers(sub)
     _add_label_options(sub)
     _add_limits(sub)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version as library_version
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,34 +11,27 @@ from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
-from vedastore.ops.checks import FlagCount, check_release, ordered
-from vedastore.ops.decisions import Decisions, Refusals, decide
+from vedastore.ops.decisions import Refusals, decide
+from vedastore.ops.index import write_index
 from vedastore.ops.intake import Intake
 from vedastore.ops.roll import Roll, read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
 from vedastore.spec import arrays, keys
-from vedastore.spec import release as rules
 from vedastore.spec.places import local_path
-from vedastore.spec.root import SKIPPED_INLINE, Bucket, Version, dump_json
-from vedastore.spec.tables import SKIPPED
+from vedastore.spec.root import Bucket, Version, dump_json
 from vedastore.store.commit import Write
 from vedastore.store.ledger import Ledger
-from vedastore.store.rows import plan_rows
-from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from vedastore.ops.options import ConvertOptions
-    from vedastore.spec.root import IndexFile
 
 BATCH_BYTES: Final = 2 * 2**20
 BATCH_MEMBERS: Final = 64
 MEMBER_BYTES: Final = 1024
 """What a member costs besides its data: even empty ones are not read without bound."""
-MEMBER_ROWS: Final = 1024
-_LIBRARIES: Final = ("vedastore", "imagecodecs", "numcodecs", "pyarrow", "pyproj", "rasterio", "zstandard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +76,7 @@ def convert(
                     intake.take(outcome)
             buckets = intake.finish()
         decisions = decide(ledger, options, reader.where, refusals)
-        version = _write_index(write, ledger, decisions, buckets, options=options, reader=reader)
+        version = write_index(write, ledger, decisions, buckets, options=options, reader=reader)
         _write_metadata(write, buckets)
         write.commit(version)
         kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
@@ -102,124 +90,9 @@ def _refuse_nesting(source: Path, store: Path) -> None:
         raise UsageError("the store lies in the release", where=str(store), hint="choose a place outside of it")
 
 
-def _write_index(
-    write: Write,
-    ledger: Ledger,
-    decisions: Decisions,
-    buckets: dict[str, Bucket],
-    *,
-    options: ConvertOptions,
-    reader: ReleaseReader,
-) -> Version:
-    """Write the three tables row group by row group, and describe the version that they make."""
-    fidelity, flags = {"exact": 0, "equivalent": 0, "decoded": 0}, FlagCount()
-    with TableWriter("samples") as samples, TableWriter("features") as features, TableWriter("members") as members:
-        for pairs in ledger.iter_pairs():
-            sample_rows, feature_rows = plan_rows(pairs, decisions.label_coords)
-            samples.append(sample_rows)
-            features.append(feature_rows)
-            for pair, flagged in zip(pairs, sample_rows["flags"], strict=True):
-                fidelity[pair.fidelity] += 1
-                flags.add(pair.id, flagged)
-        _append_members(members, ledger)
-        index: dict[str, IndexFile] = {w.table: w.finish(write) for w in (samples, features, members)}
-        bounds = samples.bounds
-    skipped = tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE))
-    if ledger.count_rejected() > SKIPPED_INLINE:
-        index["skipped"] = _write_skipped(write, ledger)
-    checked = check_release(ledger, decisions, options, reader.where, reader.container)
-    findings = ordered((*checked, *flags.findings(reader.where)))
-    return Version(
-        version=options.version or decisions.meta.version or "1",
-        parent=None,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        name=options.name or decisions.meta.name or _stem(reader.where),
-        task=decisions.task,
-        classes=decisions.classes,
-        label_coords=decisions.label_coords,
-        samples=decisions.samples,
-        features=index["features"].rows,
-        bounds=bounds,
-        fidelity=fidelity,
-        index=index,
-        buckets=buckets,
-        content=_content(ledger),
-        source=_provenance(reader, options),
-        skipped=skipped,
-        findings=tuple(f.to_dict() for f in findings),
-    )
-
-
-def _write_skipped(write: Write, ledger: Ledger) -> IndexFile:
-    """Write the complete list of what was left out, where it is too long for the root document."""
-    with TableWriter("skipped") as table:
-        sized = ((entry, len(entry["reason"])) for entry in ledger.iter_rejected())
-        for batch, _ in batched_bytes(sized, BATCH_BYTES, MEMBER_ROWS):
-            table.append({name: [entry[name] for entry in batch] for name in SKIPPED})
-        return table.finish(write)
-
-
-def _append_members(table: TableWriter, ledger: Ledger) -> None:
-    """Add every member that is no half of a pair, a bounded number of bytes at a time."""
-    names = ("ordinal", "name", "kind", "data")
-    others = ((row, len(row[-1])) for row in ledger.iter_members())
-    for batch, _ in batched_bytes(others, BATCH_BYTES, MEMBER_ROWS):
-        table.append({name: list(column) for name, column in zip(names, zip(*batch, strict=True), strict=True)})
-        batch.clear()
-
-
 def _write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:
     """Write the Zarr metadata of every group and array below the root."""
     write.put(keys.chips_metadata(), [dump_json(arrays.group_metadata())])
     for name, bucket in buckets.items():
         for key, document in arrays.bucket_documents(name, bucket.spec, bucket.rows).items():
             write.put(key, [dump_json(document)])
-
-
-def _content(ledger: Ledger) -> dict[str, str]:
-    """Return hashes of what the release holds, the same however it was packed.
-
-    ``samples`` covers ids, image files and label files, ``members`` the names and bytes of all other files, ``all``
-    both; the order of members, the top folder and the container do not count.
-    """
-    samples = (_record(i.encode(), digest, _sha256(label)) for i, digest, label in ledger.iter_contents())
-    top = ledger.read_top()
-    members = sorted(
-        _record(rules.comparable(name, top).encode(), _sha256(data))
-        for _, name, kind, data in ledger.iter_members()
-        if kind != "directory"
-    )
-    parts = {"samples": _digest(samples), "members": _digest(members)}
-    return {**parts, "all": _digest(p.encode() for p in parts.values())}
-
-
-def _record(*fields: bytes) -> bytes:
-    return b"".join(struct.pack("<Q", len(f)) + f for f in fields)
-
-
-def _digest(records: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(record)
-    return digest.hexdigest()
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def _provenance(reader: ReleaseReader, options: ConvertOptions) -> dict[str, Any]:
-    return {
-        "url": reader.url,
-        "bytes": reader.size_bytes,
-        "sha256": reader.sha256,
-        "options": {k: v for k, v in asdict(options).items() if v is not None},
-        "libraries": {name: library_version(name) for name in _LIBRARIES},
-    }
-
-
-def _stem(where: str) -> str:
-    for suffix in (".tar.gz", ".tgz", ".tar"):
-        if where.lower().endswith(suffix):
-            return where[: -len(suffix)]
-    return where

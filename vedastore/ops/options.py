@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from vedastore.errors import UsageError
 from vedastore.model import DEFAULT_LIMITS, TASKS, LabelOptions, Limits, Task
+from vedastore.spec.arrays import CODECS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,6 +48,7 @@ class ConvertOptions:
     classes: tuple[str, ...] | None = None
     name: str | None = None
     version: str | None = None
+    codec: Literal["default", "compact"] = "default"
     limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class ConvertOptions:
             "label_coords": (self.label_coords, ("auto", "pixel", "geographic")),
             "on_error": (self.on_error, ("raise", "skip")),
             "task": (self.task, (None, *TASKS)),
+            "codec": (self.codec, CODECS),
         }
         for option, (value, allowed) in choices.items():
             if value not in allowed:

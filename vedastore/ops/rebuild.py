@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from vedastore.model import Limits
-    from vedastore.store.shards import ShardReader
+    from vedastore.store.chips import ShardReader
     from vedastore.store.snapshot import Snapshot
 
 BATCH_BYTES: Final = 4 * 2**20

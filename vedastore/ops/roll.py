@@ -58,7 +58,7 @@ def read_batch(members: list[Member], options: ConvertOptions, where: str, *, en
         try:
             if role.kind == "image":
                 half, pixels = read_image(member, role, place, options.limits)
-                spec = ChipSpec.of(pixels)
+                spec = ChipSpec.of(pixels, options.codec)
                 outcomes.append(Encoded(half, spec, encode_chip(pixels, spec) if encode else ()))
             elif role.kind == "label":
                 outcomes.append(read_label(member, role, options.labels, place, options.limits))

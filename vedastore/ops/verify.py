@@ -20,8 +20,8 @@ from vedastore.ops.workers import open_executor
 from vedastore.spec import arrays, keys
 from vedastore.spec.root import dump_json, dump_root
 from vedastore.spec.tables import GEOMETRY_COLUMNS
+from vedastore.store.chips import read_shard_index
 from vedastore.store.commit import read_root
-from vedastore.store.shards import read_shard_index
 
 if TYPE_CHECKING:
     import os

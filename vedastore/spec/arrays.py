@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -23,29 +23,39 @@ DTYPES: Final = (
     *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
 )
+CODECS: Final = ("default", "compact")
+_INTERLEAVED_BANDS: Final = range(2, 5)
+_INTERLEAVED_ORDER: Final = (0, 2, 3, 1)
 _BYTES_LITTLE: Final = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C: Final = {"name": "crc32c"}
 
 
 @dataclass(frozen=True, slots=True)
 class ChipSpec:
-    """The shape and type that all chips of one bucket share."""
+    """The shape and type that all chips of one bucket share, and how they are encoded.
+
+    ``codec`` is ``"default"``, which every Zarr v3 reader has, or ``"compact"``, which takes about a sixth less for
+    imagery of 8 bits but needs a codec of numcodecs, or more time for wider types.
+    """
 
     dtype: str
     bands: int
     height: int
     width: int
+    codec: Literal["default", "compact"] = "default"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES or min(self.bands, self.height, self.width) < 1:
             msg = f"no bucket holds chips of {self.dtype} {self.bands} x {self.height} x {self.width}"
             raise ValueError(msg)
+        if self.codec not in CODECS:
+            raise ValueError(f"no bucket has the codec {self.codec!r:.80}")
 
     @classmethod
-    def of(cls, pixels: np.ndarray[Any, Any]) -> ChipSpec:
+    def of(cls, pixels: np.ndarray[Any, Any], codec: Literal["default", "compact"] = "default") -> ChipSpec:
         """Describe one chip, an array of (band, y, x)."""
         bands, height, width = pixels.shape
-        return cls(pixels.dtype.name, bands, height, width)
+        return cls(pixels.dtype.name, bands, height, width, codec)
 
     @property
     def itemsize(self) -> int:
@@ -95,11 +105,31 @@ class ChipSpec:
         return self.samples_per_shard, self.bands, rows * height, columns * width
 
     @property
+    def interleaved(self) -> bool:
+        """Whether a chunk's bytes are (y, x, band), as in most TIFFs: 2 to 4 bands of 8 bits by default."""
+        return self.codec == "default" and self.itemsize == 1 and self.bands in _INTERLEAVED_BANDS
+
+    @property
+    def delta(self) -> bool:
+        """Whether a chunk's bytes are differences to the byte before, modulo 256."""
+        return self.codec == "compact" and self.itemsize == 1
+
+    @property
+    def filters(self) -> list[dict[str, Any]]:
+        """What happens to a chunk before it is bytes."""
+        if self.interleaved:
+            return [{"name": "transpose", "configuration": {"order": list(_INTERLEAVED_ORDER)}}]
+        if self.delta:
+            return [{"name": "numcodecs.delta", "configuration": {"dtype": np.dtype(self.dtype).str}}]
+        return []
+
+    @property
     def compressor(self) -> dict[str, Any]:
         """Zstandard 1 for 8-bit values, blosc with bit shuffle for wider ones, where it shrinks imagery more."""
         if self.itemsize == 1:
             return {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
-        blosc = {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "typesize": self.itemsize, "blocksize": 0}
+        level = 5 if self.codec == "compact" else 1
+        blosc = {"cname": "zstd", "clevel": level, "shuffle": "bitshuffle", "typesize": self.itemsize, "blocksize": 0}
         return {"name": "blosc", "configuration": blosc}
 
 
@@ -109,7 +139,7 @@ def array_metadata(spec: ChipSpec, rows: int) -> dict[str, Any]:
     fill: Any = [0.0, 0.0] if spec.dtype.startswith("complex") else 0.0 if spec.dtype.startswith("float") else 0
     sharding = {
         "chunk_shape": list(spec.chunk_shape),
-        "codecs": [to_bytes, spec.compressor, _CRC32C],
+        "codecs": [*spec.filters, to_bytes, spec.compressor, _CRC32C],
         "index_codecs": [_BYTES_LITTLE, _CRC32C],
         "index_location": "end",
     }

@@ -265,7 +265,7 @@ def _parse_bucket(name: str, document: Any) -> Bucket:
     where = f"bucket {name}"
     dtype = _get(document, "dtype", str, where)
     bands, height, width = (_get(document, field, int, where) for field in ("bands", "height", "width"))
-    spec = ChipSpec(dtype, bands, height, width)
+    spec = ChipSpec(dtype, bands, height, width, _get(document, "codec", str, where))
     if keys.bucket_shape(name) != keys.bucket(dtype, bands, height, width):
         raise ValueError(f"{where} holds chips of {dtype} {bands} x {height} x {width}")
     return Bucket(spec, _get(document, "rows", int, where), _get(document, "bytes", int, where))

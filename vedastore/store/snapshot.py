@@ -12,10 +12,10 @@ from vedastore.errors import StoreError
 from vedastore.io.objects import open_objects
 from vedastore.spec import keys
 from vedastore.spec.release import classify
+from vedastore.store.chips import ShardReader
 from vedastore.store.commit import read_root
+from vedastore.store.index import TableReader
 from vedastore.store.scratch import sort_by_ordinal
-from vedastore.store.shards import ShardReader
-from vedastore.store.tables import TableReader
 
 if TYPE_CHECKING:
     import os

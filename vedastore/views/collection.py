@@ -269,6 +269,7 @@ def convert(
     classes: Sequence[str] | None = None,
     name: str | None = None,
     version: str | None = None,
+    codec: Literal["default", "compact"] = "default",
     limits: Limits | None = None,
     workers: int | None = None,
     client: Any = None,
@@ -291,6 +292,8 @@ def convert(
         The property that holds the label instead of ``label``; the class of samples that have none.
     task, classes, name, version : optional
         What ``meta.json`` would say; given here they win.
+    codec : {"default", "compact"}
+        ``"compact"`` takes about a sixth less room for imagery of 8 bits; readers of the Zarr store need numcodecs.
     limits : Limits, optional
         What the release may ask for; more is refused.
     workers : int, optional
@@ -317,6 +320,7 @@ def convert(
         classes=None if classes is None else tuple(classes),
         name=name,
         version=version,
+        codec=codec,
         limits=limits or DEFAULT_LIMITS,
     )
     report = convert_op.convert(_only(source), store, options, workers=workers, client=client, progress=progress)

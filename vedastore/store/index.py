@@ -1,0 +1,274 @@
+"""The index, read: Parquet tables by column and by row group, checked before they are believed."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from vedastore.errors import StoreError
+from vedastore.spec.rules import RULES
+from vedastore.spec.tables import LENGTHS, NULLABLE, SCHEMAS
+from vedastore.store.tables import GROUP_BYTES, arrow_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vedastore.io.objects import Objects
+    from vedastore.spec.root import IndexFile, Version
+
+GROUPS_KEPT: Final = 4
+"""Row groups that a reader keeps for rows by position."""
+
+# What a file may ask for. Each bound is far from what the writer makes.
+_MAGIC: Final = b"PAR1"
+_TAIL: Final = struct.Struct("<I4s")
+_FOOTER_BYTES: Final = 2**20
+_FOOTER_SHARE: Final = 16
+"""A longer footer is no more than this part of the file."""
+_THRIFT_TEXT_BYTES: Final = 2**24
+_THRIFT_LIST_ITEMS: Final = 2**16
+_ROWS_PER_BYTE: Final = 8
+_CHUNK_BYTES: Final = 320 * 2**20
+"""A column of a row group that has one member of the largest size that the limits allow by default."""
+_CHUNK_EXPANSION: Final = 1000
+_SWOLLEN_BYTES: Final = 2**30
+"""Above it, what a dictionary could become is found out before it does."""
+_SLOW_BYTES: Final = 16 * 2**20
+"""What the rows may take that are read at a time."""
+
+
+class TableReader:
+    """Reads one table of a version by column and by row group; whatever the file holds, what comes out is sound.
+
+    Column names and types are those of ``spec.tables`` (others may stand beside them), no value is missing where none
+    may be, texts are Unicode, and every row that ``samples`` names is one that its bucket has.
+
+    Parameters
+    ----------
+    objects : Objects
+    table : str
+        ``samples``, ``features`` or ``members``.
+    version : Version
+        What the table is an index of.
+
+    Raises
+    ------
+    StoreError
+        When the file is absent or damaged, or is not the table of this version.
+    """
+
+    def __init__(self, objects: Objects, table: str, version: Version) -> None:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file = version.index[table]
+        self._table, self._version = table, version
+        self._chunk_bytes = max(_CHUNK_BYTES, min(version.limits.member_bytes, 2**31) + 4 * GROUP_BYTES)
+        self._where = f"{objects.url}/{file.key}"
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[int, tuple[str, ...]], Any] = {}
+        size = objects.size(file.key)
+        if size != file.bytes:
+            told = "is absent" if size is None else f"has {size} bytes instead of {file.bytes}"
+            raise StoreError(f"the index file {told}", where=self._where)
+        self._check_footer(objects, file)
+        try:
+            source = pa.PythonFile(ObjectFile(objects, file.key, file.bytes), mode="r")
+            self._parquet = pq.ParquetFile(
+                source,
+                page_checksum_verification=True,
+                thrift_string_size_limit=_THRIFT_TEXT_BYTES,
+                thrift_container_size_limit=_THRIFT_LIST_ITEMS,
+            )
+            self._check_schema(self._parquet.schema_arrow)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+        metadata = self._parquet.metadata
+        self._group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        if metadata.num_rows != file.rows or sum(self._group_rows) != file.rows or min(self._group_rows, default=0) < 0:
+            raise StoreError(f"the index file has not {file.rows} rows", where=self._where)
+        self._starts = np.cumsum([0, *self._group_rows])
+
+    def read(self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> Any:
+        """Return a pyarrow Table of some columns and row groups; all without them."""
+        import pyarrow as pa
+
+        names = list(SCHEMAS[self._table] if columns is None else columns)
+        chosen = list(range(len(self._group_rows)) if groups is None else groups)
+        try:
+            with self._lock:  # a ParquetFile is not made for several threads
+                swollen = self._check_chunks(names, chosen)
+                if swollen > _SWOLLEN_BYTES:
+                    self._check_decoded(names, chosen, swollen)
+                found = self._parquet.read_row_groups(chosen, columns=names)
+            found.validate(full=True)
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise self._damaged(error) from None
+        self._check_values(found, chosen)
+        return found
+
+    def take(self, positions: Sequence[int], columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Return rows by position; only the row groups that have them are read, and the last ones are kept."""
+        import numpy as np
+
+        wanted = np.asarray(positions)
+        groups = np.searchsorted(self._starts, wanted, side="right") - 1
+        rows: list[dict[str, Any]] = [{}] * len(wanted)
+        for group in np.unique(groups).tolist():
+            here = np.flatnonzero(groups == group)
+            found = self._group(group, columns).take(wanted[here] - self._starts[group]).to_pylist()
+            for at, row in zip(here.tolist(), found, strict=True):
+                rows[at] = row
+        return rows
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """Yield the rows of some columns, one pyarrow Table a row group."""
+        for group in range(len(self._group_rows)):
+            yield self.read(columns, [group])
+
+    def _group(self, group: int, columns: tuple[str, ...]) -> Any:
+        key = (group, columns)
+        table = self._kept.get(key)
+        if table is None:
+            table = self.read(columns, [group])
+            kept = self._kept if len(self._kept) < GROUPS_KEPT else {}
+            self._kept = kept | {key: table}
+        return table
+
+    def _damaged(self, reason: object) -> StoreError:
+        return StoreError(f"the index file is damaged: {reason}", where=self._where)
+
+    def _check_footer(self, objects: Objects, file: IndexFile) -> None:
+        """Refuse what no table has before it is parsed: each byte of a footer can cost hundreds in memory."""
+        if file.rows > _ROWS_PER_BYTE * file.bytes:
+            raise self._damaged(f"{file.bytes} bytes cannot hold {file.rows} rows")
+        tail = objects.read(file.key, max(0, file.bytes - _TAIL.size), min(file.bytes, _TAIL.size))
+        length, magic = _TAIL.unpack(tail) if len(tail) == _TAIL.size else (0, b"")
+        if magic != _MAGIC:
+            raise self._damaged("it is no Parquet file")
+        if length > max(_FOOTER_BYTES, file.bytes // _FOOTER_SHARE):
+            raise self._damaged(f"a footer of {length} bytes")
+
+    def _check_schema(self, found: Any) -> None:
+        for field in arrow_schema(self._table):
+            at = found.get_all_field_indices(field.name)
+            if len(at) != 1 or not found.field(at[0]).type.equals(field.type):
+                told = found.field(at[0]).type if at else "absent"
+                raise self._damaged(f"its column {field.name} is {told} instead of {field.type}")
+
+    def _check_decoded(self, names: Sequence[str], groups: list[int], swollen: int) -> None:
+        """Decode a few rows at a time and forget them: one text of a dictionary may stand in every row."""
+        size, rows = 0, max(1, max(self._group_rows[g] for g in groups) * _SLOW_BYTES // swollen)
+        for part in self._parquet.iter_batches(
+            batch_size=rows, row_groups=groups, columns=list(names), use_threads=False
+        ):
+            size += part.nbytes
+            if size > self._chunk_bytes * len(groups):
+                raise self._damaged("its rows would take far more memory than it has bytes")
+
+    def _check_chunks(self, names: Sequence[str], groups: Sequence[int]) -> int:
+        """Refuse columns that would become far larger than they are, before they do.
+
+        Returns
+        -------
+        int
+            What the largest column with a dictionary would take if the whole dictionary stood in every row, bytes.
+        """
+        metadata, swollen = self._parquet.metadata, 0
+        for group in map(metadata.row_group, groups):
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema.partition(".")[0] not in names:
+                    continue
+                size, stored = chunk.total_uncompressed_size, max(chunk.total_compressed_size, 1)
+                if size > max(self._chunk_bytes, _CHUNK_EXPANSION * stored):
+                    raise self._damaged(f"{stored} bytes of its column {chunk.path_in_schema} would become {size}")
+                if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
+                    swollen = max(swollen, size * chunk.num_values)
+        return swollen
+
+    def _check_values(self, found: Any, groups: Sequence[int]) -> None:
+        import pyarrow.compute as pc
+
+        for name in found.column_names:
+            column, kind = found.column(name), SCHEMAS[self._table][name]
+            if column.null_count and name not in NULLABLE[self._table]:
+                raise self._damaged(f"its column {name} lacks values")
+            if isinstance(kind, list):
+                least, most = self._lengths(name)
+                lengths = pc.min_max(pc.list_value_length(column)).as_py()
+                sound = lengths["min"] is None or least <= lengths["min"] <= lengths["max"] <= most
+                if not sound or pc.list_flatten(column).null_count:
+                    raise self._damaged(f"its column {name} has lists of another length, or that lack values")
+        if {"bucket", "row"} <= set(found.column_names):
+            self._check_rows(found)
+        if "position" in found.column_names:
+            self._check_positions(found.column("position").to_numpy(), groups)
+
+    def _lengths(self, column: str) -> tuple[int, int]:
+        """Return the least and the greatest length of a column's lists."""
+        most = {"classes": len(self._version.classes), "flags": len(RULES), "rules": len(RULES)}
+        return (LENGTHS[column], LENGTHS[column]) if column in LENGTHS else (0, most.get(column, _CHUNK_BYTES))
+
+    def _check_rows(self, found: Any) -> None:
+        """Check that every sample's pixels are in a row that its bucket has."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        buckets = self._version.buckets
+        known = pa.array(list(buckets), "string")
+        at = pc.index_in(found.column("bucket"), value_set=known)
+        if at.null_count:
+            raise self._damaged("a sample is in a bucket that the version has not")
+        rows, lengths = found.column("row"), pa.array([b.rows for b in buckets.values()], "int64").take(at)
+        if not pc.all(pc.and_(pc.greater_equal(rows, 0), pc.less(rows, lengths)), min_count=0).as_py():
+            raise self._damaged("a sample is in a row that its bucket has not")
+
+    def _check_positions(self, positions: Any, groups: Sequence[int]) -> None:
+        import numpy as np
+
+        if self._table == "samples":
+            parts = [np.arange(self._starts[g], self._starts[g + 1]) for g in groups]
+            sound = np.array_equal(positions, np.concatenate([np.arange(0), *parts]))
+        else:
+            sound = bool(((positions >= 0) & (positions < self._version.samples)).all())
+        if not sound:
+            raise self._damaged("its positions are not those of the version's samples")
+
+
+class ObjectFile(io.RawIOBase):
+    """An object of a store as a file: every read is a ranged read, and nothing more is fetched."""
+
+    def __init__(self, objects: Objects, key: str, size: int) -> None:
+        super().__init__()
+        self._objects, self._key, self._size, self._at = objects, key, size, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to an offset from the start, the place, or the end."""
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def size(self) -> int:
+        """Return the object's bytes."""
+        return self._size
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the bytes from the place on, at most ``size``."""
+        end = self._size if size < 0 else min(self._size, self._at + size)
+        data = self._objects.read(self._key, self._at, end - self._at) if end > self._at else b""
+        self._at += len(data)
+        return data
