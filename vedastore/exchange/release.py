@@ -14,6 +14,7 @@ from vedastore.io import archive, tiff
 from vedastore.io.deflate import ParallelGzipWriter
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
+from vedastore.io.inflate import HashedFile, InflatedFile, is_worth
 from vedastore.model import DEFAULT_LIMITS, ImageHalf, LabelHalf
 from vedastore.spec.arrays import ChipSpec
 from vedastore.spec.labels import parse_label
@@ -85,7 +86,7 @@ class ReleaseReader:
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
 
     def _iter_archive(self, file: IO[bytes]) -> Iterator[Member]:
-        source = _Source(file, os.fstat(file.fileno()).st_size, self._report)
+        total = os.fstat(file.fileno()).st_size
         head = file.read(512)
         self.container = kind = archive.sniff(head)
         file.seek(0)
@@ -94,25 +95,19 @@ class ReleaseReader:
             what = next((f", but {what}" for magic, what in _OTHERS.items() if head.startswith(magic)), "")
             message = f"this is neither a gzip nor a tar archive{what}" if head else "the file is empty"
             raise ArchiveError(message, where=self.where, hint=hint)
+
+        def report(done: int) -> None:
+            self._report(done, total)
+
+        if kind == "gzip" and is_worth(total):
+            with InflatedFile(file, self.where, self._limits, report) as stream:
+                yield from archive.iter_members(stream.read, self.where, self._limits)
+                self.sha256 = stream.sha256
+            return
+        source = HashedFile(file, report)
         read = GzipReader(source, self.where, self._limits).read if kind == "gzip" else source.read
         yield from archive.iter_members(read, self.where, self._limits)
-        while source.read(2**20):
-            continue
-        self.sha256 = source.digest.hexdigest()
-
-
-class _Source:
-    """A file that is read once: hashes and reports what passes."""
-
-    def __init__(self, file: IO[bytes], total: int, report: Callable[[int, int | None], None]) -> None:
-        self.digest, self._file, self._total, self._done, self._report = hashlib.sha256(), file, total, 0, report
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self.digest.update(data)
-        self._done += len(data)
-        self._report(self._done, self._total)
-        return data
+        self.sha256 = source.drain()
 
 
 def read_image(

@@ -1,0 +1,50 @@
+"""Child processes of this interpreter that serve one function: neither forked, which threads forbid, nor importing the
+caller's main module.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Final, cast
+
+from vedastore.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_START: Final = "import sys, pickle; sys.path[:] = pickle.load(sys.stdin.buffer); serve, args = \
+pickle.load(sys.stdin.buffer); serve(*args)"
+
+
+def start(serve: Callable[..., None], *args: Any, keep: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start a process that calls a function of a module, and nothing else; some descriptors stay open in it.
+
+    Its standard input is a pipe that is the function's to read; whatever it prints goes nowhere.
+
+    Raises
+    ------
+    StoreError
+        When it cannot be started.
+    """
+    # Not -c alone: that would put the current directory, which may be a stranger's, in front of all modules.
+    command = [sys.executable, "-P", "-c", _START]
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own code
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=keep
+        )
+    except OSError as error:
+        raise not_started(str(error.strerror)) from error
+    stream = cast("IO[bytes]", process.stdin)
+    with suppress(BrokenPipeError):  # it died at once: whoever waits for it finds out
+        stream.write(pickle.dumps(sys.path) + pickle.dumps((serve, args)))
+        stream.flush()
+    return process
+
+
+def not_started(why: str) -> StoreError:
+    """Say that a process could not be started."""
+    message = f"a process that this one needs cannot be started: {why}"
+    return StoreError(message, where=sys.executable, hint="check the limits on processes and memory")
