@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import ArchiveError
-from vedastore.io.archive import TarWriter, iter_directory, iter_members, sniff
+from vedastore.io.archive import TarWriter, Unread, iter_directory, iter_members, sniff
 from vedastore.io.gzip import GzipReader
 from vedastore.model import Limits
 
@@ -549,7 +549,8 @@ def release(tmp_path):
 
 
 def in_directory(root, limits=None):
-    return list(iter_directory(root, "folder", limits or Limits()))
+    found = iter_directory(root, "folder", limits or Limits())
+    return [member.read("folder") if isinstance(member, Unread) else member for member in found]
 
 
 NATURAL = ["empty/", "images/01.tif", "images/2.tif", "images/9.tif", "images/10.tif", "labels/2.json", "meta.json"]

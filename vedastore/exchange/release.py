@@ -11,6 +11,7 @@ import numpy as np
 
 from vedastore.errors import ArchiveError, ImageError, StoreError
 from vedastore.io import archive, tiff
+from vedastore.io.archive import Member, Unread
 from vedastore.io.deflate import ParallelGzipWriter
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
-    from vedastore.io.archive import Member
     from vedastore.model import LabelOptions, Limits, Look
     from vedastore.spec.release import MemberRole
 
@@ -67,6 +67,17 @@ class ReleaseReader:
 
     def iter_members(self) -> Iterator[Member]:
         """Yield every member in order; at the end all checks of the container have been made.
+
+        Raises
+        ------
+        ArchiveError
+            When it cannot be read, is damaged, is cut short, or holds what a release must not hold.
+        """
+        for member in self.iter_files():
+            yield member.read(self.where) if isinstance(member, Unread) else member
+
+    def iter_files(self) -> Iterator[Member | Unread]:
+        """Yield every member as `iter_members` does, but leave the files of a directory to be read by whoever has them.
 
         Raises
         ------

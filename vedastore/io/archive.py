@@ -84,6 +84,32 @@ class Member:
     ordinal: int
     is_dir: bool
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the file."""
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A file of an extracted release that has not been read yet, so that whoever needs it can do so himself."""
+
+    name: str
+    ordinal: int
+    size_bytes: int
+    path: str
+
+    def read(self, where: str) -> Member:
+        """Read it; ``where`` is the release's name, for messages.
+
+        Raises
+        ------
+        ArchiveError
+            When it cannot be read, or is not what it was when the release was listed.
+        """
+        with _refusals(f"{where}: {self.name}"):
+            return Member(self.name, _read_file(self.path, self.size_bytes), self.ordinal, is_dir=False)
+
 
 def sniff(head: bytes) -> Literal["gzip", "tar", "unknown"]:
     """Tell the container from its first 512 bytes."""
@@ -128,8 +154,10 @@ def iter_members(read: Callable[[int], bytes], where: str, limits: Limits = DEFA
     return _Tar(read, where, limits).members()
 
 
-def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
+def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member | Unread]:
     """Iterate over an extracted release in natural order, with the names that its archive would have.
+
+    Its files are not read here.
 
     They begin with the folder's own name when it holds ``images`` or ``labels`` itself. Directories are told only
     when they are empty.
@@ -156,10 +184,11 @@ def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> I
                     continue
             elif not stat.S_ISREG(status.st_mode):
                 raise _MemberError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
-            size_bytes = 0 if is_dir else status.st_size
-            _check_counts(ordinal, size_bytes, limits)
-            data = b"" if is_dir else _read_file(entry.path, size_bytes)
-        yield Member(f"{name}/" if is_dir else name, data, ordinal, is_dir)
+            _check_counts(ordinal, 0 if is_dir else status.st_size, limits)
+        if is_dir:
+            yield Member(f"{name}/", b"", ordinal, is_dir)
+        else:
+            yield Unread(name, ordinal, status.st_size, entry.path)
         ordinal += 1
 
 

@@ -28,7 +28,7 @@ WORTH_BYTES: Final = 16 * 2**20
 _SLOT_BYTES: Final = 2**20
 _SLOTS: Final = 16
 _TOKEN: Final = struct.Struct("<bqq")
-"""What has come: a slot and its bytes, or one of the two below and the bytes that follow; the archive's bytes so far."""
+"""A slot that is full and its bytes, or one of the two below and the bytes that follow; the archive's bytes so far."""
 _END, _ERROR = -1, -2
 
 

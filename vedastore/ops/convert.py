@@ -15,7 +15,7 @@ from vedastore.ops.decisions import Refusals, decide
 from vedastore.ops.index import write_index
 from vedastore.ops.intake import Intake
 from vedastore.ops.roll import Roll, read_batch
-from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
+from vedastore.ops.workers import batched_bytes, is_local, map_ordered, open_executor
 from vedastore.spec import arrays, keys
 from vedastore.spec.places import local_path
 from vedastore.spec.root import Bucket, Version, dump_json
@@ -69,7 +69,8 @@ def convert(
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
         with open_executor(workers, client) as executor, Intake(write, roll) as intake:
-            members = ((member, len(member.data) + MEMBER_BYTES) for member in reader.iter_members())
+            found = reader.iter_files() if is_local(executor) else reader.iter_members()
+            members = ((member, member.size_bytes + MEMBER_BYTES) for member in found)
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
             for outcomes in map_ordered(executor, partial(read_batch, options=options, where=reader.where), batches):
                 for outcome in outcomes:

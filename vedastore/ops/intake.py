@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DRAFTS_BYTES: Final = 128 * 2**20
 """Encoded chips of shards under way that stay in memory; above it the largest shard goes to a temporary file."""
-WRITES_PENDING: Final = 2
+WRITES_PENDING: Final = 1
 
 
 class Intake:

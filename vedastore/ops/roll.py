@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vedastore.errors import PairError, ReleaseError, escape
 from vedastore.exchange.release import read_image, read_label
+from vedastore.io.archive import Member, Unread
 from vedastore.model import ImageHalf, LabelHalf
 from vedastore.spec import release as rules
 from vedastore.spec.arrays import ChipSpec
@@ -14,7 +15,8 @@ from vedastore.store.ledger import Half
 from vedastore.store.shards import encode_chip
 
 if TYPE_CHECKING:
-    from vedastore.io.archive import Member
+    from collections.abc import Sequence
+
     from vedastore.ops.decisions import Refusals
     from vedastore.ops.options import ConvertOptions
     from vedastore.spec.release import MemberRole
@@ -49,10 +51,13 @@ class Rejected:
 Outcome = Encoded | LabelHalf | Other | Rejected
 
 
-def read_batch(members: list[Member], options: ConvertOptions, where: str, *, encode: bool = True) -> list[Outcome]:
-    """Do what a worker does with some members: decode, hash, and encode what is to be stored."""
+def read_batch(
+    members: Sequence[Member | Unread], options: ConvertOptions, where: str, *, encode: bool = True
+) -> list[Outcome]:
+    """Do what a worker does with some members: read, decode, hash, and encode what is to be stored."""
     outcomes: list[Outcome] = []
-    for member in members:
+    for listed in members:
+        member = listed.read(where) if isinstance(listed, Unread) else listed
         role = rules.classify(member.name, is_dir=member.is_dir)
         place = f"{where}: {member.name}"
         try:

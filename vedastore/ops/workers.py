@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor, Future
 
-IN_FLIGHT_BYTES: Final = 96 * 2**20
+IN_FLIGHT_BYTES: Final = 32 * 2**20
 """Raw bytes that may wait for a worker or for their turn at a time."""
 
 Item = TypeVar("Item")
@@ -40,6 +40,11 @@ def open_executor(workers: int | None = None, client: Any = None) -> Iterator[Ex
         return
     with ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore") as executor:
         yield executor
+
+
+def is_local(executor: Executor) -> bool:
+    """Tell whether the workers are threads of this process, which see the files that it sees."""
+    return isinstance(executor, ThreadPoolExecutor)
 
 
 def _active_client() -> Any:
