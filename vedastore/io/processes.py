@@ -1,5 +1,6 @@
-"""Child processes of this interpreter that serve one function: neither forked, which threads forbid, nor importing the
-caller's main module.
+"""Child processes that serve one function of ours.
+
+They are started as a new interpreter: neither forked, which threads forbid, nor by importing the caller's main module.
 """
 
 from __future__ import annotations

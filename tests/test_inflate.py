@@ -1,0 +1,142 @@
+"""A stream that another process decompresses is the same stream, with the same refusals, and leaves nothing behind."""
+
+import gzip
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vedastore as vs
+from tests.builders import assert_store_ok, make_release
+from vedastore.errors import ArchiveError, StoreError
+from vedastore.exchange.release import ReleaseReader
+from vedastore.io import inflate, processes
+from vedastore.io.gzip import GzipReader
+from vedastore.io.inflate import InflatedFile
+from vedastore.model import DEFAULT_LIMITS, Limits
+
+NOISE = np.random.default_rng(0).integers(0, 50, 3_000_000, dtype="u1").tobytes()
+WHOLE = gzip.compress(NOISE, 1)
+
+
+@contextmanager
+def opened(tmp_path, compressed, limits=DEFAULT_LIMITS):
+    path = tmp_path / "r.tar.gz"
+    path.write_bytes(compressed)
+    with path.open("rb", buffering=0) as file, InflatedFile(file, "r.tar.gz", limits, lambda _: None) as stream:
+        yield stream
+
+
+def drain(stream, size=1 << 20):
+    return b"".join(iter(lambda: stream.read(size), b""))
+
+
+def outcome(read):
+    try:
+        return drain(read)
+    except ArchiveError as error:
+        return str(error), error.rule, error.hint
+
+
+@pytest.fixture
+def everything_apart(monkeypatch):
+    monkeypatch.setattr(inflate, "WORTH_BYTES", 0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+@given(
+    sizes=st.lists(st.integers(0, 40_000) | st.sampled_from([2**20 - 1, 2**20, 2**20 + 1, 40 * 2**20]), max_size=4),
+    step=st.sampled_from([777, 2**18, 2**20, 2**24]),
+)
+def test_it_is_the_same_stream_in_pieces_of_any_size(tmp_path, sizes, step):
+    parts = [(NOISE * 14)[:size] for size in sizes]
+    with opened(tmp_path, b"".join(gzip.compress(part, 1) for part in [b"", *parts])) as stream:
+        assert drain(stream, step) == b"".join(parts)
+        assert stream.read(step) == b""
+
+
+@pytest.mark.parametrize(
+    ("compressed", "limits"),
+    [
+        (WHOLE[:-1], DEFAULT_LIMITS),
+        (WHOLE[:1_000_000], DEFAULT_LIMITS),
+        (WHOLE[:-6] + b"\0" + WHOLE[-5:], DEFAULT_LIMITS),
+        (WHOLE[:900_000] + bytes([WHOLE[900_000] ^ 4]) + WHOLE[900_001:], DEFAULT_LIMITS),
+        (WHOLE + b"more", DEFAULT_LIMITS),
+        (b"no gzip at all", DEFAULT_LIMITS),
+        (b"", DEFAULT_LIMITS),
+        (gzip.compress(bytes(50_000_000)), Limits(archive_expansion=100, archive_trusted_bytes=2**20)),
+    ],
+)
+def test_it_refuses_what_the_reader_refuses_with_the_same_words(tmp_path, compressed, limits):
+    expected = outcome(GzipReader(io.BytesIO(compressed), "r.tar.gz", limits))
+    with opened(tmp_path, compressed, limits) as stream:
+        assert outcome(stream) == expected
+    assert isinstance(expected, tuple)
+
+
+def test_a_conversion_is_the_same(tmp_path, everything_apart):
+    release = make_release(7)
+    archive = release.tar_gz(tmp_path / "r.tar.gz")
+    done = []
+    collection = vs.convert(archive, tmp_path / "s.zarr", progress=lambda *step: done.append(step))
+    assert_store_ok(tmp_path / "s.zarr", release)
+    assert done[-1] == (archive.stat().st_size,) * 2
+    assert done == sorted(done)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert collection._snapshot.version.source["sha256"] == digest
+
+
+def test_no_process_is_left_behind_by_those_who_stop_early(tmp_path):
+    with opened(tmp_path, gzip.compress(NOISE * 20, 1)) as stream:
+        assert stream.read(10) == NOISE[:10]
+        assert psutil.pid_exists(stream._process.pid)
+    assert not psutil.pid_exists(stream._process.pid)
+
+
+def test_a_process_that_is_killed_is_a_named_error(tmp_path):
+    with opened(tmp_path, gzip.compress(NOISE * 20, 1)) as stream:
+        stream.read(1)
+        stream._process.send_signal(signal.SIGKILL)
+        with pytest.raises(ArchiveError, match=r"r\.tar\.gz: the process that decompresses it ended early \(SIGKILL\)"):
+            drain(stream)
+
+
+def test_the_process_ends_with_the_one_that_reads(tmp_path):
+    (tmp_path / "r.tar.gz").write_bytes(gzip.compress(NOISE * 40, 1))
+    code = """
+import os, sys
+from vedastore.io.inflate import InflatedFile
+from vedastore.model import DEFAULT_LIMITS
+file = open(sys.argv[1], "rb", buffering=0)
+stream = InflatedFile(file, "r", DEFAULT_LIMITS, lambda _: None)
+stream.read(1)
+print(stream._process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "r.tar.gz"], stdout=subprocess.PIPE, check=False)
+    assert done.returncode == -signal.SIGKILL
+    psutil.wait_procs([psutil.Process(pid) for pid in [int(done.stdout)] if psutil.pid_exists(pid)], timeout=20)
+    assert not psutil.pid_exists(int(done.stdout)) or psutil.Process(int(done.stdout)).status() == "zombie"
+
+
+def test_it_is_read_where_memory_cannot_be_shared(tmp_path, everything_apart, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    release = make_release(2)
+    found = ReleaseReader(release.tar_gz(tmp_path / "r.tar.gz")).iter_members()
+    assert {member.name: member.data for member in found} == release.members
+
+
+def test_an_interpreter_that_does_not_start_is_a_named_error(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    with pytest.raises(StoreError, match="a process that this one needs cannot be started: No such file"):
+        processes.start(print, keep=())
