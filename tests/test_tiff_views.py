@@ -47,7 +47,8 @@ def test_pixels_are_a_view_and_the_file_is_one_copy(dtype, bands, interleave):
     assert read_bytes < (0.2 if aligned else 1.2) * pixels.nbytes
     again, written_bytes = peak_of(tiff.encode, taken.pixels, taken.envelope)
     assert again == data
-    assert written_bytes < 1.2 * pixels.nbytes
+    in_order = aligned or bands == 1 or interleave == "band"
+    assert written_bytes < (1.2 if in_order else 2.2) * pixels.nbytes
     for order in "CF":
         assert tiff.encode(np.array(pixels, order=order), taken.envelope) == data
 
@@ -74,16 +75,21 @@ def test_a_file_that_is_cut_behind_an_equal_directory():
             tiff.decode(data[:length])
 
 
+def spied(method, read):
+    """The method, which notes the tags that it is asked for."""
+
+    def spy(self, tag):
+        read.add(tag)
+        return method(self, tag)
+
+    return spy
+
+
 def test_nothing_is_read_to_take_a_file_apart_but_what_files_are_told_apart_by(monkeypatch):
     """Files with the same directory, length and values of `LAYOUT_TAGS` are taken apart alike: no other tag counts."""
     read, never_used = set(), Limits(image_seconds=77)  # so that nothing was parsed before
     for name in ("raw", "values", "integers"):
-
-        def spy(self, tag, sound=getattr(Directory, name)):
-            read.add(tag)
-            return sound(self, tag)
-
-        monkeypatch.setattr(Directory, name, spy)
+        monkeypatch.setattr(Directory, name, spied(getattr(Directory, name), read))
     for entry in itertools.islice(sweep(), 0, None, 7):
         tiff_image(entry.build(), never_used)
     sparse = by_gdal(np.full((1, 64, 64), 7, "u1"), nodata=7, sparse_ok=True, blockysize=16)
