@@ -141,7 +141,7 @@ def tiff_decode(data: bytes) -> bool:
         if error.rule == "image-crash":
             raise AssertionError(str(error)) from error
         return False
-    assert taken.pixels.flags.c_contiguous
+    assert taken.pixels.flags.aligned
     assert taken.pixels.nbytes <= LIMITS.image_bytes
     again = tiff.encode(taken.pixels, taken.envelope, LIMITS)
     if taken.fidelity == "exact":

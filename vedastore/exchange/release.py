@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from vedastore.model import LabelOptions, Limits, Look
     from vedastore.spec.release import MemberRole
 
-_LOOK_PX = 64
 EXPORT_MTIME = 315_532_800
 """1980-01-01, the date of every exported member: releases do not depend on when they were written."""
 
@@ -137,6 +136,8 @@ def read_image(
     except ImageError as error:
         raise error.at(where) from error
     pixels = decoded.pixels
+    if not ChipSpec.of(pixels).interleaved:
+        pixels = np.ascontiguousarray(pixels)  # once, for the digest and the encoder
     half = ImageHalf(
         id=role.id,
         member=member.name,
@@ -178,18 +179,17 @@ def look(pixels: np.ndarray[Any, Any], nodata: str | None) -> Look:
     >>> look(zeros, None), look(zeros + 7, None), look(zeros + 7, "7"), look(np.arange(4).reshape(1, 2, 2), None)
     ('black', 'constant', 'black', 'varied')
     """
-    bands = pixels.reshape(len(pixels), -1)
-    if all(_is_blank(part, nodata) for part in _parts(bands)):
+    if all(_is_blank(part, nodata) for part in _parts(pixels)):
         return "black"
-    first = bands[:, :1]
-    return "constant" if all(_is_same(part, first) for part in _parts(bands)) else "varied"
+    first = pixels[:, :1, :1]
+    return "constant" if all(_is_same(part, first) for part in _parts(pixels)) else "varied"
 
 
-def _parts(bands: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield pieces of all bands, each larger than the one before: most images differ in the first."""
-    start, size = 0, _LOOK_PX
-    while start < bands.shape[1]:
-        yield bands[:, start : start + size]
+def _parts(pixels: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield rows of all bands, each time more than before: most images differ in the first."""
+    start, size = 0, 1
+    while start < pixels.shape[1]:
+        yield pixels[:, start : start + size]
         start, size = start + size, 4 * size
 
 

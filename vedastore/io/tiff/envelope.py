@@ -16,18 +16,21 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vedastore.errors import ImageError
+from vedastore.io.tiff.structure import KEPT, KEPT_BYTES
 
 if TYPE_CHECKING:
     from vedastore.io.tiff.segments import Region
     from vedastore.model import Fidelity
 
 VERSION = 1
+KEPT_REGIONS = 64  # of a header that is kept for other files
 EXACT: Final = "exact"
 EQUIVALENT: Final = "equivalent"
 DECODED: Final = "decoded"
@@ -63,12 +66,9 @@ class Envelope:
 
     def dump(self) -> bytes:
         """Serialise."""
-        header = {
-            "encoder": self.encoder, "fidelity": self.fidelity, "regions": self.regions,
-            "residue": len(self.residue), "size": self.size_bytes, "v": VERSION,
-        }  # fmt: skip
-        text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
-        return b"".join((struct.pack("<I", len(text)), text, self.frame, self.residue))
+        dump = _dump_header if len(self.regions) <= KEPT_REGIONS else _dump_header.__wrapped__
+        header = dump(self.encoder, self.fidelity, self.regions, len(self.residue), self.size_bytes)
+        return b"".join((header, self.frame, self.residue))
 
     def padding(self, size_bytes: int) -> bytes:
         """Unpack the tile padding, which must have this length where there is any."""
@@ -83,6 +83,11 @@ class Envelope:
             raise ImageError("damaged envelope of an image (its tile padding has another length than the tiles need)")
         return padding
 
+    def fill(self, raw: npt.NDArray[np.uint8]) -> bytes:
+        """Lay out a file that has one region, with its bytes."""
+        ((offset, _),) = self.regions
+        return b"".join((self.frame[:offset], raw.data, self.frame[offset:]))
+
     def skeleton(self, limit_bytes: int) -> npt.NDArray[np.uint8]:
         """Lay out the file with zeros in place of its pixels, for which it may have so many bytes."""
         if self.size_bytes - len(self.frame) > limit_bytes:
@@ -95,6 +100,16 @@ class Envelope:
             taken += offset - place
             place = offset + length
         return out
+
+
+@lru_cache(maxsize=KEPT)
+def _dump_header(encoder: str, fidelity: str, regions: tuple[Region, ...], residue: int, size_bytes: int) -> bytes:
+    header = {
+        "encoder": encoder, "fidelity": fidelity, "regions": regions, "residue": residue, "size": size_bytes,
+        "v": VERSION,
+    }  # fmt: skip
+    text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
+    return struct.pack("<I", len(text)) + text
 
 
 def pack_padding(padding: bytes) -> bytes:
@@ -119,25 +134,32 @@ def parse_envelope(blob: bytes) -> Envelope:
     """
     try:
         (length,) = struct.unpack_from("<I", blob)
-        header = json.loads(blob[4 : 4 + length])
-        version = header["v"]
-        if version != VERSION:
-            raise ImageError(f"an envelope of version {version}; this vedastore knows version {VERSION}")
-        regions = tuple((int(offset), int(size)) for offset, size in header["regions"])
-        size_bytes, residue = int(header["size"]), int(header["residue"])
-        end = len(blob) - residue
-        frame, packed = blob[4 + length : end], blob[end:]
-        _check(regions, size_bytes, len(frame), residue)
-        return Envelope(FIDELITIES[header["fidelity"]], str(header["encoder"]), size_bytes, regions, frame, packed)
+        parse = _parse_header if length <= KEPT_BYTES else _parse_header.__wrapped__
+        fidelity, encoder, size_bytes, regions, frame_bytes, residue = parse(blob[4 : 4 + length])
     except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ImageError(f"damaged envelope of an image ({error})") from None
+    end = len(blob) - residue
+    frame, packed = blob[4 + length : end], blob[end:]
+    if len(frame) != frame_bytes:
+        raise ImageError("damaged envelope of an image (lengths that do not add up)")
+    return Envelope(fidelity, encoder, size_bytes, regions, frame, packed)
 
 
-def _check(regions: tuple[Region, ...], size_bytes: int, frame_bytes: int, residue: int) -> None:
+@lru_cache(maxsize=KEPT)
+def _parse_header(text: bytes) -> tuple[Fidelity, str, int, tuple[Region, ...], int, int]:
+    """Read what a header says: fidelity, encoder, size, regions, lengths of frame and residue."""
+    header = json.loads(text)
+    version = header["v"]
+    if version != VERSION:
+        raise ImageError(f"an envelope of version {version}; this vedastore knows version {VERSION}")
+    regions = tuple((int(offset), int(size)) for offset, size in header["regions"])
+    size_bytes, residue = int(header["size"]), int(header["residue"])
     place = 0
     for offset, length in regions:
         if offset < place or length < 0:
             raise ValueError("regions out of order")
         place = offset + length
-    if place > size_bytes or residue < 0 or frame_bytes + sum(length for _, length in regions) != size_bytes:
+    if place > size_bytes or residue < 0:
         raise ValueError("lengths that do not add up")
+    frame_bytes = size_bytes - sum(length for _, length in regions)
+    return FIDELITIES[header["fidelity"]], str(header["encoder"]), size_bytes, regions, frame_bytes, residue

@@ -20,8 +20,16 @@ from vedastore.io.tiff.georeference import Affine, read_crs, read_transform
 from vedastore.io.tiff.image import Bytes, Image, Pixels, check_sparse, pack, parse_image, read_pixels
 from vedastore.io.tiff.layout import COMPRESSION, DEFLATE, LOSSY, NODATA, NONE, name_scheme
 from vedastore.io.tiff.rewrite import rewrite
-from vedastore.io.tiff.segments import Segments, check_apart, gather
-from vedastore.io.tiff.structure import UNSUPPORTED, Directory, damaged, over_limit, read_first_directory, unsupported
+from vedastore.io.tiff.segments import Segments, gather
+from vedastore.io.tiff.structure import (
+    UNSUPPORTED,
+    Buffer,
+    Directory,
+    damaged,
+    over_limit,
+    read_first_directory,
+    unsupported,
+)
 from vedastore.io.tiff.verbatim import read_verbatim
 from vedastore.model import DEFAULT_LIMITS
 
@@ -39,7 +47,7 @@ class DecodedTiff:
     Parameters
     ----------
     pixels : array
-        First image, (band, y, x), C-contiguous, little-endian; may be read-only.
+        First image, (band, y, x), little-endian; may be read-only, and a view of the file's bytes in any order.
     envelope : bytes
         Everything that the file is besides those pixels.
     fidelity : {"exact", "equivalent", "decoded"}
@@ -155,12 +163,6 @@ def _too_large_for_memory() -> ImageError:
     return over_limit("an image larger than the memory", "image_bytes")
 
 
-def _parse(directory: Directory, limits: Limits) -> Image:
-    image = parse_image(directory, limits)
-    check_apart(list(image.regions), directory, image.layout)
-    return image
-
-
 def _take_apart(data: bytes, directory: Directory, limits: Limits) -> tuple[Pixels, Envelope]:
     """Cut the file into pixels and frame; where that is not possible, keep it whole.
 
@@ -168,7 +170,7 @@ def _take_apart(data: bytes, directory: Directory, limits: Limits) -> tuple[Pixe
     """
     image = None
     try:
-        image = _parse(directory, limits)
+        image = parse_image(directory, limits)
         if image.layout.scheme == NONE:
             return _cut(data, image, limits)
     except ImageError as error:
@@ -217,7 +219,10 @@ def _cut(data: bytes, image: Image, limits: Limits) -> tuple[Pixels, Envelope]:
 
 def _comes_back(pixels: Pixels, padding: bytes, raw: Bytes, image: Image) -> bool:
     """Prove that the pixels give the decoded segments again."""
-    again = pack(pixels, padding, image.layout)
+    layout = image.layout
+    if not layout.tiled and layout.predictor == 1 and layout.dtype == layout.native:
+        return True  # by construction: they are all these samples, as they are, in an order that `pack` undoes
+    again = pack(pixels, padding, layout)
     if not image.segments.sparse:
         return np.array_equal(again, raw)
     pairs = zip(cut(again, image.segments), cut(raw, image.segments), strict=True)
@@ -242,21 +247,27 @@ def _put_together(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
     limits = _roomy(limits, pixels.nbytes)
     if envelope.encoder == VERBATIM:
         return _give_whole(pixels, envelope, limits)
+    memory = _as_in_memory(pixels)
+    if memory is not None and envelope.encoder == COPY and [size for _, size in envelope.regions] == [memory.size]:
+        file = envelope.fill(memory)
+        image = _parse_fitting(file, pixels, envelope, limits)
+        if image.solid and image.layout.scheme == NONE:
+            raw = pack(pixels, envelope.padding(image.layout.raw_bytes - pixels.nbytes), image.layout)
+            # Where nothing was moved, the file has the pixels already, as they lie in memory.
+            if np.may_share_memory(raw, memory):
+                return file
+            del file
+            return envelope.fill(raw)
     skeleton = envelope.skeleton(max(limits.member_bytes, ROOM * pixels.nbytes))
-    image = parse_image(read_first_directory(skeleton.data), limits)
+    image = _parse_fitting(skeleton.data, pixels, envelope, limits)
     layout, segments = image.layout, image.segments
-    shape = layout.bands, layout.height, layout.width
-    if pixels.shape != shape or pixels.dtype.newbyteorder("<") != layout.native:
-        raise ImageError(f"pixels {pixels.shape} {pixels.dtype} in an envelope of {shape} {layout.native}")
-    if image.regions != envelope.regions:
-        raise ImageError("damaged envelope of an image (its regions are not those of its tags)")
     if layout.scheme in LOSSY:
         layout = replace(layout, scheme=DEFLATE)
     raw = pack(pixels, envelope.padding(layout.raw_bytes - pixels.nbytes), layout)
     if segments.sparse:
         check_sparse(pixels, image)
     if layout.scheme == NONE:
-        return _fill(skeleton, raw, image)
+        return _place(skeleton, cut(raw, segments), segments)
     raws = cut(raw, segments)
     encode_all = encoders(layout.scheme).get(envelope.encoder)
     if encode_all is None:
@@ -267,6 +278,26 @@ def _put_together(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
             return _place(skeleton, [np.frombuffer(segment, np.uint8) for segment in encoded], segments)
         encoded = list(next(iter(encoders(layout.scheme).values()))(raws, layout))
     return rewrite(skeleton, image.directory, image.layout, segments, encoded)
+
+
+def _as_in_memory(pixels: Pixels) -> Bytes | None:
+    """View the bytes of pixels that lie in one piece, chunky or in planes."""
+    for ordered in (pixels, pixels.transpose(1, 2, 0)):
+        if ordered.flags.c_contiguous:
+            return ordered.reshape(-1).view(np.uint8)
+    return None
+
+
+def _parse_fitting(file: Buffer, pixels: Pixels, envelope: Envelope, limits: Limits) -> Image:
+    """Parse a file that is laid out; refuse where its image is not one of these pixels."""
+    image = parse_image(read_first_directory(file), limits)
+    layout = image.layout
+    shape = layout.bands, layout.height, layout.width
+    if pixels.shape != shape or pixels.dtype.newbyteorder("<") != layout.native:
+        raise ImageError(f"pixels {pixels.shape} {pixels.dtype} in an envelope of {shape} {layout.native}")
+    if image.regions != envelope.regions:
+        raise ImageError("damaged envelope of an image (its regions are not those of its tags)")
+    return image
 
 
 @lru_cache(maxsize=64)
@@ -290,15 +321,6 @@ def _holds(data: bytes, pixels: Pixels, limits: Limits) -> bool:
     again = with_codecs(limits, read_verbatim, data, read_first_directory(data), limits)
     same = again.dtype == pixels.dtype.newbyteorder("<") and again.shape == pixels.shape
     return same and again.tobytes() == pixels.tobytes()
-
-
-def _fill(skeleton: Bytes, raw: Bytes, image: Image) -> bytes:
-    segments = image.segments
-    if not segments.sparse and segments.contiguous():
-        begin = int(segments.offsets[0])
-        skeleton[begin : begin + raw.size] = raw
-        return skeleton.tobytes()
-    return _place(skeleton, cut(raw, segments), segments)
 
 
 def _place(skeleton: Bytes, stored: list[Bytes], segments: Segments) -> bytes:

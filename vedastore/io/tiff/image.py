@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from vedastore.io.tiff.codecs import decode_segments
 from vedastore.io.tiff.gdal import read_lossy
-from vedastore.io.tiff.layout import LOSSY, NODATA, NONE, Layout, parse_layout
+from vedastore.io.tiff.layout import LAYOUT_TAGS, LOSSY, NODATA, NONE, Layout, parse_layout
 from vedastore.io.tiff.samples import arrange, disarrange, fill_value, predict, unpredict
-from vedastore.io.tiff.segments import Region, Segments, gather, parse_segments
-from vedastore.io.tiff.structure import Directory, damaged
+from vedastore.io.tiff.segments import Region, Segments, check_apart, gather, parse_segments
+from vedastore.io.tiff.structure import KEPT, KEPT_BYTES, SUB_DIRECTORIES, Directory, damaged
 from vedastore.model import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[Any]
+Parts = tuple[Layout, Segments, tuple[Region, ...], bool]
+_kept: dict[tuple[Any, ...], Parts] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,15 @@ class Image:
         Its tags, and what they say.
     regions : tuple of (offset, length)
         Ranges of the file that its pixels fill, ascending and apart.
+    solid : bool
+        Whether all segments are in the file, one behind the other in their order.
     """
 
     directory: Directory
     layout: Layout
     segments: Segments
     regions: tuple[Region, ...]
+    solid: bool
 
     @property
     def nodata(self) -> str | None:
@@ -54,12 +59,28 @@ def parse_image(directory: Directory, limits: Limits = DEFAULT_LIMITS) -> Image:
     ImageError
         Where the file is damaged or too large, or where the layout is none that is taken apart here.
     """
+    if directory.next_offset or not directory.entries.keys().isdisjoint(SUB_DIRECTORIES):
+        return Image(directory, *_parse(directory, limits))
+    # Files of one release differ in where they lie on the ground, seldom in anything that is read here.
+    key = directory.form, directory.offset, len(directory.data), directory.table, directory.outside(LAYOUT_TAGS), limits
+    parts = _kept.get(key)
+    if parts is None:
+        parts = _parse(directory, limits)
+        if len(directory.table) + sum(map(len, key[4])) <= KEPT_BYTES:
+            if len(_kept) >= KEPT:
+                _kept.clear()
+            _kept[key] = parts
+    return Image(directory, *parts)
+
+
+def _parse(directory: Directory, limits: Limits) -> Parts:
     layout = parse_layout(directory, limits)
     segments = parse_segments(directory, layout, limits)
-    image = Image(directory, layout, segments, tuple(segments.regions()))
+    regions = segments.regions()
+    check_apart(regions, directory, layout)
     if segments.sparse:
-        fill_value(image.nodata, layout)
-    return image
+        fill_value(directory.text(NODATA), layout)
+    return layout, segments, tuple(regions), not segments.sparse and segments.contiguous()
 
 
 def read_pixels(data: bytes, image: Image) -> tuple[Pixels, bytes, Bytes]:
@@ -79,7 +100,7 @@ def read_pixels(data: bytes, image: Image) -> tuple[Pixels, bytes, Bytes]:
         return read_lossy(data, image.directory, layout), b"", np.empty(0, np.uint8)
     raw = _read_raw(np.frombuffer(data, np.uint8), image)
     plain = raw if layout.predictor == 1 else unpredict(raw.copy(), layout)
-    if image.segments.sparse:
+    if not image.solid and image.segments.sparse:
         plain = plain if plain.flags.writeable else plain.copy()
         _fill_sparse(plain, image)
     return *arrange(plain, layout), raw
@@ -89,8 +110,8 @@ def _read_raw(data: Bytes, image: Image) -> Bytes:
     layout, segments = image.layout, image.segments
     if layout.scheme != NONE:
         return decode_segments(data, segments, layout)
-    if not segments.sparse and segments.contiguous():
-        begin = int(segments.offsets[0])
+    if image.solid:
+        begin = image.regions[0][0]
         return data[begin : begin + layout.raw_bytes]
     raw = np.zeros(layout.raw_bytes, np.uint8)
     begin = 0

@@ -22,6 +22,11 @@ CMYK, YCBCR, CIELAB, LOGL, LOGLUV = 5, 6, 8, 32844, 32845
 #: Colour spaces that GDAL converts to RGB, most of them in samples of 8 bits.
 COLOUR_SPACES = {CMYK: "CMYK", YCBCR: "YCbCr", CIELAB: "CIELAB", LOGL: "LogL", LOGLUV: "LogLuv"}
 STRIP_TAGS, TILE_TAGS = {STRIP_OFFSETS, STRIP_COUNTS}, {TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS}
+#: All tags that say how the pixels lie, and what those of missing segments are: no other is read to take a file apart.
+LAYOUT_TAGS = frozenset({
+    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, BANDS, ROWS_PER_STRIP, PLANAR, PREDICTOR, TILE_WIDTH,
+    SAMPLE_FORMAT, DEPTH, NODATA, *STRIP_TAGS, *TILE_TAGS,
+})  # fmt: skip
 CHUNKY, PLANES = 1, 2
 DIFFERENCES, FLOAT_BYTES = 2, 3  # predictors; 1 is none
 LIMIT_BANDS = (1 << 16) - 1

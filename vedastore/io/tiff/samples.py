@@ -34,16 +34,15 @@ def arrange(raw: Bytes, layout: Layout) -> tuple[Pixels, bytes]:
     Returns
     -------
     pixels : array
-        (band, y, x), C-contiguous, little-endian; a view of ``raw`` where that is possible.
+        (band, y, x), little-endian; strips give a view of ``raw`` where their samples are little-endian and aligned.
     padding : bytes
         The bytes of tile padding, right edge first; empty where there is none or all are zero.
     """
     numbers = raw.view(layout.dtype)
     if not layout.tiled:
-        if layout.samples == 1:
-            return _native(numbers, layout).reshape(layout.bands, layout.height, layout.width), b""
-        chunky = numbers.reshape(layout.height * layout.width, layout.samples)
-        return _native(chunky.T, layout).reshape(layout.bands, layout.height, layout.width), b""
+        planes = numbers.reshape(layout.planes, layout.height, layout.width, layout.samples)
+        bands = planes[..., 0] if layout.samples == 1 else planes[0].transpose(2, 0, 1)
+        return np.require(bands, layout.native, ["A"]), b""
     canvas = _native(_tiles(numbers, layout), layout).reshape(_canvas_shape(layout))
     right, bottom = canvas[:, :, layout.width :], canvas[:, layout.height :, : layout.width]
     padding = right.tobytes() + bottom.tobytes()
@@ -52,18 +51,15 @@ def arrange(raw: Bytes, layout: Layout) -> tuple[Pixels, bytes]:
 
 
 def disarrange(pixels: Pixels, padding: bytes, layout: Layout) -> Bytes:
-    """Put pixels back into segments: the inverse of `arrange`."""
+    """Put pixels back into segments: the inverse of `arrange`; a view of pixels that lie as in strips already."""
     if not layout.tiled:
-        raw = np.empty(layout.raw_bytes, np.uint8)
-        numbers = raw.view(layout.dtype)
-        if layout.samples == 1:
-            numbers[...] = pixels.reshape(-1)
-            return raw
-        # One strided copy per band is three times as fast as one transposed copy of all.
-        chunky, flat = numbers.reshape(-1, layout.samples), pixels.reshape(layout.samples, -1)
-        for band in range(layout.samples):
-            chunky[:, band] = flat[band]
-        return raw
+        ordered = pixels if layout.samples == 1 else pixels.transpose(1, 2, 0)
+        if layout.samples == 1 or ordered.flags.c_contiguous:
+            return np.ascontiguousarray(ordered, layout.dtype).reshape(-1).view(np.uint8)
+        chunky = np.empty(ordered.shape, layout.dtype)
+        for band in range(layout.samples):  # three times as fast as one transposed copy of all
+            chunky[..., band] = pixels[band]
+        return chunky.reshape(-1).view(np.uint8)
     canvas = np.zeros(_canvas_shape(layout), layout.native)
     canvas[:, : layout.height, : layout.width] = pixels
     if padding:

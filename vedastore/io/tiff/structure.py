@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ DAMAGED, UNSUPPORTED, OVER_LIMIT = "image-damaged", "image-unsupported", "image-
 #: Directories and their values may fill a file some times over (pages may share values), not without bound.
 LIMIT_SHARING = 4
 LIMIT_VALUES = 1 << 20  # of a tag that is read as Python numbers; tables of segments are read as arrays
+KEPT, KEPT_BYTES = 128, 4096  # what is parsed once for all files in which it is the same: how many of it, how long
 
 #: Field type of TIFF -> bytes of one value, and its struct code (rationals are pairs of integers).
 KINDS: dict[int, tuple[int, str]] = {
@@ -111,6 +113,7 @@ class Directory:
     end: int
     next_offset: int
     entries: dict[int, Entry]
+    table: bytes = b""  # the directory itself, as it stands in the file
 
     def raw(self, tag: int) -> bytes | None:
         """Bytes of a tag's value as they stand in the file, or None where the tag is absent."""
@@ -157,6 +160,15 @@ class Directory:
         raw = self.raw(tag)
         return None if raw is None else raw.split(b"\0", 1)[0].decode("latin-1").strip()
 
+    def outside(self, tags: frozenset[int]) -> tuple[bytes, ...]:
+        """Bytes of those values of these tags that do not lie in the table, in the order of the table."""
+        inline = self.form.pointer.size
+        return tuple(
+            bytes(self.data[e.offset : e.offset + e.size_bytes])
+            for tag, e in self.entries.items()
+            if e.size_bytes > inline and tag in tags
+        )
+
     def ranges(self) -> list[tuple[int, int]]:
         """Begin and end of the directory itself and of every value that lies outside it."""
         inline = 8 if self.form.big else 4
@@ -190,28 +202,44 @@ def read_header(data: Buffer) -> tuple[Form, int]:
 
 def read_directory(data: Buffer, form: Form, offset: int) -> Directory:
     """Read the directory at an offset; every value must lie inside the file."""
-    size, count, entry, pointer = len(data), form.count, form.entry, form.pointer
+    size, count, pointer = len(data), form.count, form.pointer
     if offset < form.header_bytes or offset + count.size > size:
         raise damaged(f"a directory at byte {offset}, outside the file of {size} bytes")
     (length,) = count.unpack_from(data, offset)
-    first = offset + count.size
-    last = first + length * entry.size
-    if last + pointer.size > size:
+    end = offset + count.size + length * form.entry.size + pointer.size
+    if end > size:
         raise damaged(f"a directory of {length} entries at byte {offset} runs over the end of the file ({size} bytes)")
+    table = bytes(data[offset:end])
+    parse = _parse_table if len(table) <= KEPT_BYTES else _parse_table.__wrapped__
+    entries, needed = parse(form, offset, table)
+    if needed > size:
+        tag, entry = next((tag, e) for tag, e in entries.items() if e.offset + e.size_bytes > size)
+        raise _misplaced(tag, entry.size_bytes, entry.offset)
+    return Directory(data, form, offset, end, pointer.unpack_from(data, end - pointer.size)[0], entries, table)
+
+
+@lru_cache(maxsize=KEPT)
+def _parse_table(form: Form, offset: int, table: bytes) -> tuple[dict[int, Entry], int]:
+    """Read a directory's entries, which nobody may change, and how long a file must be to hold their values."""
     entries: dict[int, Entry] = {}
-    slot = first + entry.size - pointer.size
-    for tag, kind, number, value in entry.iter_unpack(bytes(data[first:last])):
+    entry, inline, needed = form.entry, form.pointer.size, 0
+    slot = offset + form.count.size + entry.size - inline
+    for tag, kind, number, value in entry.iter_unpack(table[form.count.size : -inline]):
         value_bytes = number * KINDS[kind][0] if kind in KINDS else 0
-        place = slot if value_bytes <= pointer.size else value
-        if place + value_bytes > size or place < form.header_bytes:
-            raise damaged(
-                f"the value of tag {tag} ({value_bytes} bytes at byte {place}) lies outside the file or upon its header"
-            )
+        place = slot if value_bytes <= inline else value
+        if place < form.header_bytes:
+            raise _misplaced(tag, value_bytes, place)
         if tag in entries:
             raise damaged(f"tag {tag} stands twice in one directory")
         entries[tag] = Entry(kind, number, place, value_bytes, slot)
+        needed = max(needed, place + value_bytes)
         slot += entry.size
-    return Directory(data, form, offset, last + pointer.size, pointer.unpack_from(data, last)[0], entries)
+    return entries, needed
+
+
+def _misplaced(tag: int, size_bytes: int, place: int) -> ImageError:
+    what = f"the value of tag {tag} ({size_bytes} bytes at byte {place})"
+    return damaged(f"{what} lies outside the file or upon its header")
 
 
 def read_first_directory(data: Buffer) -> Directory:
