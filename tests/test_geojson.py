@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import LabelError
-from vedastore.io.geojson import _check_limits, _depth, _memory, iter_features, parse_json
+from vedastore.io.geojson import _check_limits, _depth, _may_be_huge, _memory, iter_features, parse_json
 from vedastore.model import LabelOptions, Limits
 from vedastore.spec.labels import parse_label
 
@@ -99,6 +99,14 @@ def test_no_number_becomes_infinite(digits, exponent):
         assert math.isinf(float(text))
     else:
         assert value == float(text) < math.inf
+
+
+@given(st.lists(st.sampled_from(["7" * 99, "7" * 100, *"0.eE+- ,a", "99", "308"])))
+def test_every_number_out_of_range_is_looked_for(parts):
+    text = "".join(parts)
+    for number in re.findall(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", text):
+        if len(number) > 300 or math.isinf(float(number)):
+            assert _may_be_huge(text.encode())
 
 
 def test_a_key_that_stands_twice_is_found_in_a_huge_object():

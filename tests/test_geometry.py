@@ -6,13 +6,13 @@ import pyproj
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from rasterio.warp import transform as warp
 
 from vedastore.errors import LabelError
 from vedastore.io import geometry
-from vedastore.spec.geometry import footprint_transform, parse_box, parse_geometry
+from vedastore.spec.geometry import _parse_any, _parse_plain, footprint_transform, parse_box, parse_geometry
 
 WHERE = "labels/1.json: geometry"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
@@ -33,6 +33,11 @@ MULTIPOLYGONS = DIMENSIONS.flatmap(lambda n: st.lists(polygons(n), min_size=1, m
     lambda c: {"type": "MultiPolygon", "coordinates": c}
 )
 
+ODD = st.sampled_from([None, True, "a", "ab", [], [1.0], {"ab": 1}, math.nan, math.inf, 2**53, 2**53 + 1, 10**400])
+ANY_NUMBER = st.integers(0, 2) | NUMBERS | ODD
+ANY_POINT = st.lists(ANY_NUMBER, min_size=2, max_size=2) | ODD
+ANY_RING = st.lists(ANY_POINT, min_size=3, max_size=7).map(lambda r: [*r, r[0]]) | st.lists(ANY_POINT) | ODD
+
 
 def as_parts(document):
     return document["coordinates"] if document["type"] == "MultiPolygon" else [document["coordinates"]]
@@ -48,6 +53,20 @@ def polygon(*ring):
 
 
 # ------------------------------------------------------------------------------------------------------------ GeoJSON
+
+
+@given(st.lists(ANY_RING, max_size=2) | ODD)
+@example([[[0.0, math.nan], [1.0, 0.0], [1.0, 1.0], [0.0, math.nan]]])
+@example([[[0, 0], [2, 0], [2, 1], [0, 1], [0, 0]]])
+def test_what_is_read_the_short_way_is_what_the_long_one_reads(coordinates):
+    document = {"type": "Polygon", "coordinates": coordinates}
+    shape = _parse_plain(document)
+    assert shape is None or shape == _parse_any(document, WHERE)
+
+
+@given(st.lists(st.tuples(*[st.floats(-1e9, 1e9) | st.integers(-(10**9), 10**9)] * 2).map(list), min_size=3))
+def test_what_is_plain_is_read_the_short_way(ring):
+    assert _parse_plain({"type": "Polygon", "coordinates": [[*ring, ring[0]]]}) is not None
 
 
 @given(POLYGONS | MULTIPOLYGONS)

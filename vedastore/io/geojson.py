@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What a number beyond double precision must have: a long exponent, or many digits (with at most "e99" behind them).
-_HUGE = re.compile(r"[0-9.][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
+# Searches for one literal are some times faster than one for any of several.
+_EXPONENTS: Final = (re.compile(rb"e\+?[0-9]{3}"), re.compile(rb"E\+?[0-9]{3}"))
+_DIGITS_AS_ZERO: Final = bytes(sign if sign not in b"123456789" else ord("0") for sign in range(256))
+_MANY_DIGITS: Final = b"0" * 200
 _INTEGER_DIGITS: Final = 4300
 """Python itself reads no longer integers, as the time grows with the square of the digits."""
 
@@ -53,7 +56,7 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
     """
     _check_limits(data, where, limits)
     text = _decode(data, where)
-    huge = _HUGE.search(text) is not None
+    huge = _may_be_huge(data)
     try:
         return json.loads(
             text,
@@ -173,6 +176,11 @@ def _decode(data: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         at = error.start + len(codecs.BOM_UTF8) * data.startswith(codecs.BOM_UTF8)
         raise LabelError(f"not UTF-8 text at byte {at}", where=where, rule="json-encoding") from None
+
+
+def _may_be_huge(data: bytes) -> bool:
+    """Tell whether there may be a number beyond double precision's range, or an integer longer than Python reads."""
+    return _MANY_DIGITS in data.translate(_DIGITS_AS_ZERO) or any(e.search(data) for e in _EXPONENTS)
 
 
 def _constant(name: str) -> NoReturn:

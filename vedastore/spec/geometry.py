@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Bounds = tuple[float, float, float, float]
 _RING_MIN: Final = 4
+_NUMBERS: Final = {int, float}
 _BOX_LENGTH: Final = 4
 _POLYGON, _MULTIPOLYGON, _ISO_Z = 3, 6, 1000
 _EXACT_INTEGERS: Final = 2**53
@@ -46,6 +47,36 @@ def parse_geometry(value: Any, where: str) -> Shape:
     """
     if not isinstance(value, dict):
         raise _malformed(f"a geometry is {_kind(value)}, not a GeoJSON object", where)
+    return _parse_plain(value) or _parse_any(value, where)
+
+
+def _parse_plain(value: dict[str, Any]) -> Shape | None:
+    """Read what nearly all geometries are, without NumPy: a Polygon of one closed ring of pairs of common numbers.
+
+    None stands for what needs a closer look: it may be odd, wrong, or just another kind of geometry.
+    """
+    coordinates = value.get("coordinates")
+    if value.get("type") != "Polygon" or not isinstance(coordinates, list) or len(coordinates) != 1:
+        return None
+    ring = coordinates[0]
+    try:
+        numbers = [*chain.from_iterable(ring)]
+        kinds = {*map(type, numbers)}
+        if not kinds <= _NUMBERS or {*map(len, ring)} != {2} or len(ring) < _RING_MIN or ring[0] != ring[-1]:
+            return None
+        numbers = [*map(float, numbers)] if int in kinds else numbers
+    except (TypeError, OverflowError):
+        return None
+    x, y = numbers[::2], numbers[1::2]
+    minx, miny, maxx, maxy = bounds = min(x), min(y), max(x), max(y)
+    # Only a sum tells NaN: comparisons, and so smallest and largest, may pass it by.
+    if not (min(minx, miny) > -_EXACT_INTEGERS and max(maxx, maxy) < _EXACT_INTEGERS and math.isfinite(sum(numbers))):
+        return None
+    wkb = struct.pack(f"<BIII{len(numbers)}d", 1, _POLYGON, 1, len(ring), *numbers)
+    return Shape(wkb, bounds, _is_box(x, y), frozenset())
+
+
+def _parse_any(value: dict[str, Any], where: str) -> Shape:
     kind, coordinates = value.get("type"), value.get("coordinates")
     if kind == "Polygon":
         polygons = [(where, coordinates)]
@@ -69,7 +100,8 @@ def parse_geometry(value: Any, where: str) -> Shape:
     bodies = [_polygon_wkb(p, z) for p in rings]
     head = b"" if kind == "Polygon" else struct.pack("<BII", 1, _MULTIPOLYGON + z, len(bodies))
     wkb = head + b"".join(bodies)
-    return Shape(wkb, _bounds([p[0] for p in rings]), len(rings) == 1 and _is_box(rings[0]), frozenset(flags))
+    is_box = len(rings) == len(rings[0]) == 1 and _is_box(*rings[0][0][:, :2].T.tolist())
+    return Shape(wkb, _bounds([p[0] for p in rings]), is_box, frozenset(flags))
 
 
 def parse_footprint(value: Any, where: str) -> tuple[Shape | None, frozenset[str]]:
@@ -132,7 +164,7 @@ def _array(value: list[Any], flags: set[str], where: str) -> np.ndarray[Any, np.
     try:
         # NumPy alone would take strings, true and null for numbers.
         kinds.update(map(type, chain.from_iterable(value) if nested else value))
-        numbers = np.array(value, "<f8") if kinds <= {int, float} else None
+        numbers = np.array(value, "<f8") if kinds <= _NUMBERS else None
     except (ValueError, TypeError, OverflowError):
         numbers = None
     largest = math.inf if numbers is None else float(np.abs(numbers).max(initial=0))
@@ -156,11 +188,10 @@ def _bounds(outer: list[np.ndarray[Any, np.dtype[np.float64]]]) -> Bounds:
     return minx, miny, maxx, maxy
 
 
-def _is_box(rings: list[np.ndarray[Any, np.dtype[np.float64]]]) -> bool:
-    """Tell whether one ring of five positions runs around an axis-aligned rectangle."""
-    if len(rings) != 1 or len(rings[0]) != _RING_MIN + 1:
+def _is_box(x: list[float], y: list[float]) -> bool:
+    """Tell whether a closed ring of five positions runs around an axis-aligned rectangle."""
+    if len(x) != _RING_MIN + 1:
         return False
-    x, y = rings[0][:, 0].tolist(), rings[0][:, 1].tolist()
     turns = [(x0 == x1) != (y0 == y1) for (x0, x1), (y0, y1) in zip(pairwise(x), pairwise(y), strict=True)]
     return all(turns) and len(set(zip(x, y, strict=True))) == _BOX_LENGTH and len(set(x)) == len(set(y)) == 2  # noqa: PLR2004
 
