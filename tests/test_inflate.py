@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -94,6 +95,15 @@ def test_a_conversion_is_the_same(tmp_path, everything_apart):
     assert done == sorted(done)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     assert collection._snapshot.version.source["sha256"] == digest
+
+
+def test_several_releases_convert_at_once(tmp_path, everything_apart):
+    releases = [make_release(5, seed=seed) for seed in range(3)]
+    archives = [release.tar_gz(tmp_path / f"{seed}.tar.gz") for seed, release in enumerate(releases)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(vs.convert, archives, [tmp_path / f"{seed}.zarr" for seed in range(3)]))
+    for seed, release in enumerate(releases):
+        assert_store_ok(tmp_path / f"{seed}.zarr", release)
 
 
 def test_no_process_is_left_behind_by_those_who_stop_early(tmp_path):
