@@ -10,7 +10,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import ATLANTA, AUSTIN, make_release
+from tests.builders import AUSTIN, make_release
 from tests.test_tiff_georeference import referee, write
 from vedastore.io.tiff.epsg import GEO_DOUBLES, GEO_TEXTS, HEADERS, MODEL, PLAIN, PROJECTED, name_plain_crs
 from vedastore.io.tiff.georeference import GEO_KEYS
