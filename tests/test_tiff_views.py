@@ -48,7 +48,7 @@ def test_pixels_are_a_view_and_the_file_is_one_copy(dtype, bands, interleave):
     again, written_bytes = peak_of(tiff.encode, taken.pixels, taken.envelope)
     assert again == data
     in_order = aligned or bands == 1 or interleave == "band"
-    assert written_bytes < (1.2 if in_order else 2.2) * pixels.nbytes
+    assert written_bytes < (1.2 if in_order else 3.2) * pixels.nbytes
     for order in "CF":
         assert tiff.encode(np.array(pixels, order=order), taken.envelope) == data
 

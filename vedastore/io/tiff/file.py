@@ -254,10 +254,7 @@ def _put_together(pixels: Pixels, envelope: Envelope, limits: Limits) -> bytes:
         if image.solid and image.layout.scheme == NONE:
             raw = pack(pixels, envelope.padding(image.layout.raw_bytes - pixels.nbytes), image.layout)
             # Where nothing was moved, the file has the pixels already, as they lie in memory.
-            if np.may_share_memory(raw, memory):
-                return file
-            del file
-            return envelope.fill(raw)
+            return file if np.may_share_memory(raw, memory) else envelope.fill(raw)
     skeleton = envelope.skeleton(max(limits.member_bytes, ROOM * pixels.nbytes))
     image = _parse_fitting(skeleton.data, pixels, envelope, limits)
     layout, segments = image.layout, image.segments

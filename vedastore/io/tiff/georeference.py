@@ -1,7 +1,7 @@
 """Transform and CRS of a GeoTIFF, float for float and word for word what rasterio reports, without opening the file.
 
-Source: OGC GeoTIFF 1.1 (19-008r4), and the arithmetic of GDAL's GTiff driver in its order. CRS are interpreted by
-GDAL itself, once for each distinct set of geo keys.
+Source: OGC GeoTIFF 1.1 (19-008r4), and the arithmetic of GDAL's GTiff driver in its order. CRS that are not plain are
+interpreted by GDAL itself, once for each distinct set of geo keys.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vedastore.io.isolation import with_codecs
 from vedastore.io.tiff.directories import Value, new_tiff
+from vedastore.io.tiff.epsg import GEO_DOUBLES, GEO_TEXTS, name_plain_crs
 from vedastore.io.tiff.gdal import MATRIX, PIXEL_SCALE, TIE_POINTS, open_tiff, placeholder
 from vedastore.io.tiff.structure import ASCII, DOUBLE, SHORT
 from vedastore.model import DEFAULT_LIMITS
@@ -20,7 +23,7 @@ from vedastore.model import DEFAULT_LIMITS
 if TYPE_CHECKING:
     from vedastore.io.tiff.structure import Directory
 
-GEO_KEYS, GEO_DOUBLES, GEO_TEXTS = 34735, 34736, 34737
+GEO_KEYS = 34735
 RASTER_TYPE_KEY, PIXEL_IS_POINT = 1025, 2
 TIE_POINT_NUMBERS, MATRIX_NUMBERS = 6, 16
 ASCII_END = 128
@@ -103,7 +106,7 @@ def _has_control_points(directory: Directory) -> bool:
 
 
 def _interpret(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
-    """Ask GDAL, once for each distinct georeferencing, and in a process that PROJ may take down."""
+    """Name a plain CRS; ask GDAL for others, once for each, and in a process that PROJ may take down."""
     with _asking:  # or else every thread would start a process to ask the same
         return _ask_once(order, tags)
 
@@ -118,7 +121,11 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 @lru_cache(maxsize=1024)
 def _ask_once(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
-    return with_codecs(DEFAULT_LIMITS, _ask_gdal, order, tags)
+    raws = {tag: raw for tag, _, _, raw in tags}
+    keys = np.frombuffer(raws.get(GEO_KEYS, b""), f"{order}u2").tolist()
+    doubles = np.frombuffer(raws.get(GEO_DOUBLES, b""), f"{order}f8").tolist()
+    plain = name_plain_crs(tuple(keys), tuple(doubles), raws.get(GEO_TEXTS, b""))
+    return plain or with_codecs(DEFAULT_LIMITS, _ask_gdal, order, tags)
 
 
 def _ask_gdal(order: str, tags: tuple[tuple[int, int, int, bytes], ...]) -> str | None:
