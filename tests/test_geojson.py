@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import LabelError
+from vedastore.io import geojson
 from vedastore.io.geojson import _check_limits, _depth, _may_be_huge, _memory, iter_features, parse_json
 from vedastore.model import LabelOptions, Limits
 from vedastore.spec.labels import parse_label
@@ -262,6 +263,28 @@ def test_a_document_that_is_no_collection_is_its_only_feature(document):
 def test_collections_that_are_no_json(text):
     with pytest.raises(LabelError):
         list(iter_features(text.encode(), WHERE))
+
+
+PIECES = st.sampled_from(
+    ["1", "[]", '{"a": [{}]}', '"]\\\\"', r'"\",["', '"é{"', " ", "", ",", "}", "]", '"', "\\", "NaN"]
+)
+
+
+@given(
+    st.lists(PIECES, max_size=5), st.sampled_from(["]}", '], "a": ["]"]}', ""]), st.integers(1, 9), st.integers(3, 6)
+)
+def test_features_are_found_in_blocks_of_any_size(pieces, end, block, depth):
+    data = ('{"type": "FeatureCollection", "features": [' + ",".join(pieces) + end).encode()
+    limits = Limits(json_depth=depth)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geojson, "_DEPTH_BLOCK", block)
+        try:
+            expected = parse_json(data, WHERE, limits)["features"]
+        except LabelError:
+            with pytest.raises(LabelError):
+                list(iter_features(data, WHERE, limits))
+        else:
+            assert list(iter_features(data, WHERE, limits)) == expected
 
 
 def test_a_collection_needs_the_memory_of_one_feature():

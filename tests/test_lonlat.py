@@ -49,7 +49,8 @@ def test_covering_bbox(rings, west, east):
     assert covering_bbox(rings) == (west, LAT[0], east, LAT[1])
     assert covering_bbox([r[::-1] for r in rings]) == (west, LAT[0], east, LAT[1])
     shape = shapely.MultiPolygon([shapely.Polygon(r) for r in rings])
-    assert covering_bboxes(np.array([None, shape])) == [None, (west, LAT[0], east, LAT[1])]
+    expected = [[np.nan] * 4, [west, LAT[0], east, LAT[1]]]
+    assert np.array_equal(covering_bboxes(np.array([None, shape])), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(("latitude", "south", "north"), [(80, 80, 90), (-80, -90, -80)])

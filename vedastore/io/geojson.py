@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
@@ -35,7 +36,8 @@ _BYTE_MOST: Final = 170
 _LATIN, _BASIC_PLANE = 0xC4, 0xF0  # the first bytes of UTF-8 from which text needs two bytes a character, and four
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _LIST_DEPTH: Final = 2  # of the list of features: in the outermost object
 
 _DEPTH_BLOCK: Final = 2**16
@@ -86,11 +88,13 @@ def iter_features(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> I
     LabelError
         As `parse_json` does, and for features of what is no collection.
     """
-    begin = end = 0
-    for number, (start, stop) in enumerate(_find_features(data, where, limits)):
-        begin, end = begin or start, stop
-        if number or data[start:stop].strip() or data[stop : stop + 1] != b"]":
-            yield parse_json(data[start:stop], f"{where}: feature {number}", limits)
+    begin = end = number = 0
+    for edges in _find_features(data, where, limits):
+        begin, end = begin or edges[0] + 1, edges[-1]
+        if number == 0 and edges[1:] and data[edges[1]] == ord("]") and not data[begin:end].strip():
+            continue  # there are none
+        yield from _parse_features(data, edges, number, where, limits)
+        number += len(edges) - 1
     if not begin:
         yield parse_json(data, where, limits)
         return
@@ -99,9 +103,47 @@ def iter_features(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> I
         raise LabelError("there are features in what is no FeatureCollection", where=where, rule="json-syntax")
 
 
-def _find_features(data: bytes, where: str, limits: Limits) -> Iterator[tuple[int, int]]:
-    """Yield the places of what stands in the list ``features`` of the outermost object, in time with their length."""
-    depth, begin, key = 0, -1, b""
+def _parse_features(data: bytes, edges: list[int], first: int, where: str, limits: Limits) -> Iterator[Any]:
+    """Yield the features between signs at ``edges``: all at once, or else one by one, each with its own limits."""
+    try:
+        found = parse_json(b"[%b]" % data[edges[0] + 1 : edges[-1]], where, limits)
+    except LabelError:
+        found = []
+    if len(found) == len(edges) - 1:
+        yield from found
+        return
+    for number, (start, stop) in enumerate(pairwise(edges), first):
+        yield parse_json(data[start + 1 : stop], f"{where}: feature {number}", limits)
+
+
+def _find_features(data: bytes, where: str, limits: Limits) -> Iterator[list[int]]:
+    """Yield, block by block, the places of the signs around features: of the list's ``[``, its commas, its ``]``.
+
+    The list is ``features`` of the outermost object. The last sign of a block is the first one of the next; the time
+    grows with the length of the list.
+    """
+    if (begin := _find_list(data, where, limits)) is None:
+        return
+    edges = [begin]
+    for start, signs, levels in _levels(data, begin + 1, _LIST_DEPTH):
+        ends = np.flatnonzero((levels < _LIST_DEPTH) | (levels > limits.json_depth))
+        stop = int(ends[0]) if len(ends) else len(signs)
+        edges += (start + np.flatnonzero((signs[:stop] == ord(",")) & (levels[:stop] == _LIST_DEPTH))).tolist()
+        if stop < len(signs) and signs[stop] == ord("]"):
+            edges.append(start + stop)
+        yield edges
+        if stop < len(signs):
+            if levels[stop] > limits.json_depth:
+                raise _too_deep(where, limits)
+            return
+        edges = edges[-1:]
+        if start + stop - edges[0] > limits.json_bytes:
+            raise _above(f"a feature of more than {limits.json_bytes} bytes", "json_bytes", where)
+
+
+def _find_list(data: bytes, where: str, limits: Limits) -> int | None:
+    """Return where the list ``features`` of the outermost object begins."""
+    depth, key = 0, b""
     for token in _TOKEN.finditer(data):
         sign = token[0][:1]
         if sign == b'"':
@@ -109,18 +151,14 @@ def _find_features(data: bytes, where: str, limits: Limits) -> Iterator[tuple[in
         elif sign in b"[{":
             depth += 1
             if depth > limits.json_depth:
-                raise _above(f"JSON nested too deeply: more than {limits.json_depth} levels", "json_depth", where)
+                raise _too_deep(where, limits)
             if depth == _LIST_DEPTH and sign == b"[" and key == b'"features"':
-                begin = token.end()
+                return token.start()
         else:
-            if depth == _LIST_DEPTH and begin >= 0 and sign != b"}":
-                yield begin, token.start()
-                begin = token.end()
-            depth -= sign in b"]}"
-            if begin >= 0 and depth < _LIST_DEPTH:
-                return
-        if token.start() - max(begin, 0) > limits.json_bytes:
+            depth -= 1
+        if token.start() > limits.json_bytes:
             raise _above(f"a feature of more than {limits.json_bytes} bytes", "json_bytes", where)
+    return None
 
 
 def _check_limits(data: bytes, where: str, limits: Limits) -> None:
@@ -130,7 +168,11 @@ def _check_limits(data: bytes, where: str, limits: Limits) -> None:
         told = f"JSON that may need {need} bytes of memory, more than {limits.json_memory_bytes}"
         raise _above(told, "json_memory_bytes", where)
     if data.count(b"[") + data.count(b"{") > limits.json_depth and _depth(data) > limits.json_depth:
-        raise _above(f"JSON nested too deeply: more than {limits.json_depth} levels", "json_depth", where)
+        raise _too_deep(where, limits)
+
+
+def _too_deep(where: str, limits: Limits) -> LabelError:
+    return _above(f"JSON nested too deeply: more than {limits.json_depth} levels", "json_depth", where)
 
 
 def _above(message: str, limit: str, where: str) -> LabelError:
@@ -152,20 +194,24 @@ def _memory(data: bytes) -> int:
 
 
 def _depth(data: bytes) -> int:
-    """Return how deep brackets nest, those in strings left out; a block at a time."""
-    if b"\\" in data:
-        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    signs = np.frombuffer(data, np.uint8)
-    deepest = depth = 0
-    inside = np.uint8(0)
-    for start in range(0, len(signs), _DEPTH_BLOCK):
-        block = signs[start : start + _DEPTH_BLOCK]
-        quoted = np.bitwise_xor.accumulate((block == ord('"')).view(np.uint8)) ^ inside
-        levels = np.cumsum(_STEPS[block] * (1 - quoted.view(np.int8)), dtype=np.int32)
-        deepest = max(deepest, depth + int(levels.max()))
-        depth += int(levels[-1])
-        inside = quoted[-1]
-    return deepest
+    """Return how deep brackets nest."""
+    return max((int(levels.max()) for _, _, levels in _levels(data)), default=0)
+
+
+def _levels(data: bytes, begin: int = 0, depth: int = 0) -> Iterator[tuple[int, Any, Any]]:
+    """Yield, block by block, where it begins, its bytes, and how deep brackets nest behind each; strings are blank."""
+    inside, escaped = np.uint8(0), False
+    for start in range(begin, len(data), _DEPTH_BLOCK):
+        block = data[start : start + _DEPTH_BLOCK]
+        if escaped or b"\\" in block:
+            block = _ESCAPED.sub(b"__", b"_" * escaped + block[escaped:])
+            escaped = block.endswith(b"\\")
+        signs = np.frombuffer(block, np.uint8)
+        quoted = np.bitwise_xor.accumulate((signs == ord('"')).view(np.uint8)) ^ inside
+        signs = np.where(quoted, 0, signs)
+        levels = np.cumsum(_STEPS[signs], dtype=np.int32) + depth
+        yield start, signs, levels
+        inside, depth = quoted[-1], int(levels[-1])
 
 
 def _decode(data: bytes, where: str) -> str:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vedastore.model import Affine6
-    from vedastore.spec.lonlat import Bbox
 
 LONLAT = "EPSG:4326"
 _POLYGON_KIND: Final = 3
@@ -83,17 +82,16 @@ def bounds(shapes: Any) -> Any:
     return shapely.bounds(shapes)
 
 
-def covering_bboxes(shapes: Any) -> list[Bbox | None]:
-    """Return the boxes around shapes in longitude and latitude, as RFC 7946 has them; None without geometry."""
+def covering_bboxes(shapes: Any) -> Any:
+    """Return an (n, 4) array of west, south, east, north, as RFC 7946 has them; NaN where there is no geometry."""
     import shapely
 
     boxes = bounds(shapes)
-    found: list[Bbox | None] = [None if np.isnan(row[0]) else tuple(row) for row in boxes.tolist()]
     wide = (boxes[:, 0] < -HALF_WORLD) | (boxes[:, 2] > HALF_WORLD) | (boxes[:, 2] > boxes[:, 0] + HALF_WORLD)
     for index in np.flatnonzero(wide).tolist():
         outer = shapely.get_exterior_ring(shapely.get_parts(shapes[index]))
-        found[index] = covering_bbox([shapely.get_coordinates(ring) for ring in outer])
-    return found
+        boxes[index] = covering_bbox([shapely.get_coordinates(ring) for ring in outer])
+    return boxes
 
 
 def find_invalid(shapes: Any) -> tuple[list[int], list[int]]:
@@ -188,9 +186,8 @@ def type_names(shapes: Any) -> set[str]:
     """Return the GeoParquet names of the geometry types that occur."""
     import shapely
 
-    present = shapes[~shapely.is_missing(shapes)]
-    kinds = zip(shapely.get_type_id(present).tolist(), shapely.has_z(present).tolist(), strict=True)
-    return {f"{_TYPES[kind]}{' Z' if z else ''}" for kind, z in kinds}
+    kinds = np.unique(np.stack([shapely.get_type_id(shapes), shapely.has_z(shapes)], axis=1), axis=0).tolist()
+    return {f"{_TYPES[kind]}{' Z' if z else ''}" for kind, z in kinds if kind >= 0}
 
 
 def apply_affine(shapes: Any, transforms: Sequence[Affine6]) -> Any:
@@ -201,7 +198,7 @@ def apply_affine(shapes: Any, transforms: Sequence[Affine6]) -> Any:
     import shapely
 
     points, of = shapely.get_coordinates(shapes, return_index=True)
-    a, b, c, d, e, f = np.array(transforms, dtype="f8").reshape(-1, 6)[of].T
+    a, b, c, d, e, f = np.asarray(transforms, dtype="f8").reshape(-1, 6)[of].T
     with np.errstate(over="ignore", invalid="ignore"):
         moved = np.stack([a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f], axis=1)
     return _with_coordinates(shapes, moved, of)
@@ -237,7 +234,8 @@ def _with_coordinates(shapes: Any, points: Any, of: Any) -> Any:
     import shapely
 
     finite = np.isfinite(points).all(axis=1)
-    placed = shapely.set_coordinates(shapely.force_2d(shapes), np.where(finite[:, None], points, 0.0))
+    flat = shapely.force_2d(shapes) if shapely.has_z(shapes).any() else np.array(shapes)
+    placed = shapely.set_coordinates(flat, points if finite.all() else np.where(finite[:, None], points, 0.0))
     placed[np.unique(of[~finite])] = None
     return placed
 

@@ -5,7 +5,6 @@ A conversion and a validation find the same. Memory does not depend on how many 
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -126,9 +125,9 @@ def _check_bounds(ledger: Ledger, decisions: Decisions, options: ConvertOptions,
     outside: list[str] = []
     coverage = Coverage([box for box in boxes if box is not None])
     for rows in ledger.survey.iter_boxes():
-        edges = np.array([json.loads(row[1]) for row in rows])
+        edges = np.array([row[1:5] for row in rows])
         size = edges[:, 2:] - edges[:, :2]
-        margins = np.maximum(size / [row[2:] for row in rows], rules.BBOX_TOLERANCE)
+        margins = np.maximum(size / [row[5:] for row in rows], rules.BBOX_TOLERANCE)
         missed = coverage.misses(edges, margins)
         # A footprint over the antimeridian has no box of its own.
         missed = missed[size[missed, 0] <= rules.HALF_WORLD_DEGREES]

@@ -47,11 +47,11 @@ def write_index(
     with TableWriter("samples") as samples, TableWriter("features") as features, TableWriter("members") as members:
         for pairs in ledger.iter_pairs():
             sample_rows, feature_rows = plan_rows(pairs, decisions.label_coords)
-            samples.append(sample_rows)
-            features.append(feature_rows)
-            for pair, flagged in zip(pairs, sample_rows["flags"], strict=True):
-                fidelity[pair.fidelity] += 1
-                flags.add(pair.id, flagged)
+            samples.append(sample_rows.columns, sample_rows.shapes)
+            features.append(feature_rows.columns, feature_rows.shapes)
+            for sample_id, kind, flagged in zip(pairs.id, pairs.fidelity, sample_rows.columns["flags"], strict=True):
+                fidelity[kind] += 1
+                flags.add(sample_id, flagged)
         _append_members(members, ledger)
         index: dict[str, IndexFile] = {w.table: w.finish(write) for w in (samples, features, members)}
         bounds = samples.bounds

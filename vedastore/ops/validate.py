@@ -120,8 +120,8 @@ def examine(
         flags = FlagCount(ON_COORDINATES if "coordinates-unclear" in refused else ())
         for pairs in ledger.iter_pairs():
             rows, _ = plan_rows(pairs, decisions.label_coords)
-            for pair, flagged in zip(pairs, rows["flags"], strict=True):
-                flags.add(pair.id, flagged)
+            for sample_id, flagged in zip(pairs.id, rows.columns["flags"], strict=True):
+                flags.add(sample_id, flagged)
         problems = ordered(check_refused(ledger, refusals.errors, reader.where))
         checked = check_release(ledger, decisions, options, reader.where, reader.container)
         two = "release-two" in refused  # what they are together means nothing

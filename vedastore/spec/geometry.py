@@ -26,6 +26,7 @@ _BOX_LENGTH: Final = 4
 _POLYGON, _MULTIPOLYGON, _ISO_Z = 3, 6, 1000
 _EXACT_INTEGERS: Final = 2**53
 """A double holds every integer up to here."""
+_BOX: Final = struct.Struct("<BIII10d")
 SKEW_LIMIT_PX: Final = 0.5
 
 
@@ -134,16 +135,21 @@ def _is_hollow(coordinates: Any, depth: int) -> bool:
 def parse_box(value: list[Any], where: str) -> Shape:
     """Read a box ``[minx, miny, maxx, maxy]`` as a polygon."""
     flags: set[str] = set()
-    numbers = _array(value, flags, where)
-    if numbers.ndim != 1:
-        raise _malformed("an object is a list of lists, not a box of four numbers or a geometry", where)
-    if numbers.shape != (_BOX_LENGTH,):
+    if {*map(type, value)} <= _NUMBERS and all(-_EXACT_INTEGERS < n < _EXACT_INTEGERS for n in value):
+        numbers = [*map(float, value)]
+    else:  # odd, or wrong
+        array = _array(value, flags, where)
+        if array.ndim != 1:
+            raise _malformed("an object is a list of lists, not a box of four numbers or a geometry", where)
+        numbers = array.tolist()
+    if len(numbers) != _BOX_LENGTH:
         raise _malformed(f"a box has {len(value)} numbers, not four", where)
-    minx, miny, maxx, maxy = (float(n) for n in numbers)
+    minx, miny, maxx, maxy = numbers
     if minx > maxx or miny > maxy:
         raise LabelError(f"a box has its minimum above its maximum: {value}", where=where, rule="box-inverted")
-    ring = np.array([(minx, miny), (maxx, miny), (maxx, maxy), (minx, maxy), (minx, miny)])
-    return Shape(_polygon_wkb([ring], 0), (minx, miny, maxx, maxy), is_box=True, flags=frozenset(flags))
+    ring = (minx, miny, maxx, miny, maxx, maxy, minx, maxy, minx, miny)
+    wkb = _BOX.pack(1, _POLYGON, 1, _RING_MIN + 1, *ring)
+    return Shape(wkb, (minx, miny, maxx, maxy), is_box=True, flags=frozenset(flags))
 
 
 def _ring(value: Any, flags: set[str], where: str) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -7,10 +7,12 @@ one conversion, and is gone with it.
 from __future__ import annotations
 
 import json
+import struct
+from array import array
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
+from itertools import accumulate, groupby, pairwise
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from vedastore.model import EXAMPLES
@@ -19,7 +21,7 @@ from vedastore.store.scratch import open_scratch
 from vedastore.store.survey import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from vedastore.model import Affine6, Fidelity, ImageHalf, LabelHalf, LabelKind
@@ -29,11 +31,11 @@ _BLOB_BYTES: Final = 2**20
 """Larger members are written piece by piece."""
 _SCHEMA: Final = """
 CREATE TABLE images (id TEXT PRIMARY KEY, image_member TEXT, image_ordinal INTEGER, bucket TEXT, row INTEGER,
-    dtype TEXT, bands INTEGER, height INTEGER, width INTEGER, look TEXT, pages INTEGER, crs TEXT, transform TEXT,
+    dtype TEXT, bands INTEGER, height INTEGER, width INTEGER, look TEXT, pages INTEGER, crs TEXT, transform BLOB,
     nodata TEXT, image_digest BLOB, pixel_digest BLOB, fidelity TEXT, envelope BLOB);
 CREATE TABLE labels (id TEXT PRIMARY KEY, label_member TEXT, label_ordinal INTEGER, kind TEXT, declared TEXT,
-    present TEXT, flags TEXT, footprint_bounds TEXT, objects_bounds TEXT, boxes INTEGER, footprint BLOB, label BLOB);
-CREATE TABLE objects (label_ordinal INTEGER, class TEXT, ordinal INTEGER, geometry BLOB);
+    present TEXT, flags TEXT, west REAL, south REAL, east REAL, north REAL, minx REAL, miny REAL, maxx REAL, maxy REAL,
+    boxes INTEGER, footprint BLOB, label BLOB, counts TEXT, sizes BLOB, geometries BLOB);
 CREATE TABLE rejected (id TEXT, half TEXT, member TEXT, ordinal INTEGER, rule TEXT, reason TEXT);
 CREATE TABLE members (ordinal INTEGER PRIMARY KEY, name TEXT, kind TEXT, data BLOB);
 CREATE TABLE positions (position INTEGER PRIMARY KEY, id TEXT);
@@ -47,6 +49,8 @@ CREATE VIEW unpaired AS
     SELECT id, half, member, MIN(ordinal) AS ordinal, iif(half = 'image', 'label', 'image') AS lack FROM halves
         GROUP BY id HAVING MIN(half) = MAX(half);
 """
+_TRANSFORM: Final = struct.Struct("6d")
+_SIZES: Final = "Q"
 _REJECTED: Final = """
 SELECT id, member, rule, reason FROM rejected
 UNION SELECT id, image_member, NULL, NULL FROM images WHERE id IN (SELECT id FROM rejected)
@@ -55,7 +59,8 @@ ORDER BY id, member, rule, reason
 """
 _PAIRS: Final = """
 SELECT position - 1 AS position, id, bucket, row, height, width, crs, transform, nodata, image_digest, pixel_digest,
-    fidelity, envelope, image_member, image_ordinal, label_member, label_ordinal, label, present, flags, footprint
+    fidelity, envelope, image_member, image_ordinal, label_member, label_ordinal, label, present, flags, footprint,
+    counts, sizes, geometries
 FROM positions JOIN pairs USING (id) ORDER BY position
 """
 
@@ -71,40 +76,44 @@ class Half:
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectEntry:
-    """One object of a row: WKB in the coordinates of its label file."""
+class Objects:
+    """The objects of some rows, column by column: whose each is, its class, its WKB as its label file has it."""
 
-    class_name: str
-    ordinal: int
-    geometry: bytes
+    owner: list[int]
+    class_name: list[str]
+    ordinal: list[int]
+    geometry: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class PairEntry:
-    """One row of the version to be: an image, its place in the shards, and its label."""
+class Pairs:
+    """Some rows of the version to be, column by column: images, their places in the shards, and their labels."""
 
-    position: int
-    id: str
-    bucket: str
-    row: int
-    height: int
-    width: int
-    crs: str | None
-    transform: Affine6 | None
-    nodata: str | None
-    image_digest: bytes
-    pixel_digest: bytes
-    fidelity: Fidelity
-    envelope: bytes
-    image_member: str
-    image_ordinal: int
-    label_member: str
-    label_ordinal: int
-    label: bytes
-    present: tuple[str, ...]
-    flags: tuple[str, ...]
-    footprint: bytes | None
-    objects: tuple[ObjectEntry, ...]
+    position: Sequence[int]
+    id: Sequence[str]
+    bucket: Sequence[str]
+    row: Sequence[int]
+    height: Sequence[int]
+    width: Sequence[int]
+    crs: Sequence[str | None]
+    transform: Sequence[Affine6 | None]
+    nodata: Sequence[str | None]
+    image_digest: Sequence[bytes]
+    pixel_digest: Sequence[bytes]
+    fidelity: Sequence[Fidelity]
+    envelope: Sequence[bytes]
+    image_member: Sequence[str]
+    image_ordinal: Sequence[int]
+    label_member: Sequence[str]
+    label_ordinal: Sequence[int]
+    label: Sequence[bytes]
+    present: Sequence[tuple[str, ...]]
+    flags: Sequence[tuple[str, ...]]
+    footprint: Sequence[bytes | None]
+    objects: Objects
+
+    def __len__(self) -> int:
+        return len(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,60 +145,33 @@ class Ledger:
 
     def add_image(self, image: ImageHalf, bucket: str, row: int) -> str | None:
         """Add an image; return the member that has its id already, if one has, and add nothing then."""
-        if taken := self._db.execute("SELECT image_member FROM images WHERE id = ?", (image.id,)).fetchone():
-            return str(taken[0])
-        self._db.execute(
-            "INSERT INTO images VALUES (:id, :image_member, :image_ordinal, :bucket, :row, :dtype, :bands, :height,"
-            " :width, :look, :pages, :crs, :transform, :nodata, :image_digest, :pixel_digest, :fidelity, :envelope)",
-            {
-                "id": image.id,
-                "image_member": image.member,
-                "image_ordinal": image.ordinal,
-                "bucket": bucket,
-                "row": row,
-                "dtype": image.dtype,
-                "bands": image.bands,
-                "height": image.height,
-                "width": image.width,
-                "look": image.look,
-                "pages": image.pages,
-                "crs": image.crs,
-                "transform": _dump(image.transform),
-                "nodata": image.nodata,
-                "image_digest": image.digest,
-                "pixel_digest": image.pixel_digest,
-                "fidelity": image.fidelity,
-                "envelope": image.envelope,
-            },
-        )
-        return None
+        row_values = (
+            image.id, image.member, image.ordinal, bucket, row, image.dtype, image.bands, image.height, image.width,
+            image.look, image.pages, image.crs, image.transform and _TRANSFORM.pack(*image.transform), image.nodata,
+            image.digest, image.pixel_digest, image.fidelity, image.envelope,
+        )  # fmt: skip
+        return self._insert("image", row_values)
 
     def add_label(self, half: LabelHalf) -> str | None:
         """Add a label; return the member that has its id already, if one has, and add nothing then."""
-        if taken := self._db.execute("SELECT label_member FROM labels WHERE id = ?", (half.id,)).fetchone():
-            return str(taken[0])
-        label = half.label
-        self._db.execute(
-            "INSERT INTO labels VALUES (:id, :label_member, :label_ordinal, :kind, :declared, :present, :flags,"
-            " :footprint_bounds, :objects_bounds, :boxes, :footprint, :label)",
-            {
-                "id": half.id,
-                "label_member": half.member,
-                "label_ordinal": half.ordinal,
-                "label": half.data,
-                "kind": label.kind,
-                "declared": _dump(label.declared),
-                "present": _dump(label.present),
-                "flags": _dump(label.flags),
-                "footprint": label.footprint,
-                "footprint_bounds": _dump(label.footprint_bounds),
-                "objects_bounds": _dump(label.objects_bounds),
-                "boxes": all(o.is_box for o in label.objects),
-            },
-        )
-        objects = [(half.ordinal, o.class_name, o.ordinal, o.geometry) for o in label.objects]
-        self._db.executemany("INSERT INTO objects VALUES (?, ?, ?, ?)", objects)
-        return None
+        label, nowhere = half.label, (None, None, None, None)
+        geometries = [o.geometry for o in label.objects]
+        counts = [(name, len([*group])) for name, group in groupby(label.objects, key=attrgetter("class_name"))]
+        row_values = (
+            half.id, half.member, half.ordinal, label.kind, json.dumps(label.declared), json.dumps(label.present),
+            json.dumps(label.flags), *(label.footprint_bounds or nowhere), *(label.objects_bounds or nowhere),
+            all(o.is_box for o in label.objects), label.footprint, half.data, json.dumps(counts),
+            array(_SIZES, map(len, geometries)).tobytes(), b"".join(geometries),
+        )  # fmt: skip
+        return self._insert("label", row_values)
+
+    def _insert(self, half: Literal["image", "label"], values: tuple[Any, ...]) -> str | None:
+        """Insert a row of images or labels; return the member that has its id already."""
+        places = ", ".join("?" * len(values))
+        if self._db.execute(f"INSERT OR IGNORE INTO {half}s VALUES ({places})", values).rowcount:  # noqa: S608
+            return None
+        taken = f"SELECT {half}_member FROM {half}s WHERE id = ?"  # noqa: S608 - one of two words
+        return str(self._db.execute(taken, values[:1]).fetchone()[0])
 
     def add_member(self, ordinal: int, name: str, kind: str, data: bytes) -> None:
         """Add a member that is no half of a pair, to be kept as it is."""
@@ -258,11 +240,11 @@ class Ledger:
     def coordinates(self) -> Iterator[CoordinateRow]:
         """Yield what is known of the coordinates of every georeferenced sample with objects."""
         query = (
-            "SELECT id, objects_bounds, footprint_bounds, height, width FROM pairs"
-            " WHERE objects_bounds IS NOT NULL AND footprint_bounds IS NOT NULL ORDER BY image_ordinal"
+            "SELECT id, minx, miny, maxx, maxy, west, south, east, north, height, width FROM pairs"
+            " WHERE minx IS NOT NULL AND west IS NOT NULL ORDER BY image_ordinal"
         )
-        for sample_id, objects, footprint, height, width in self._db.execute(query):
-            yield CoordinateRow(sample_id, _load(objects), _load(footprint), height, width)
+        for row in self._db.execute(query):
+            yield CoordinateRow(row[0], row[1:5], row[5:9], *row[9:])
 
     def count(self) -> int:
         """Return how many pairs there are; their positions are fixed by this call."""
@@ -270,28 +252,21 @@ class Ledger:
         self._db.execute("INSERT INTO positions SELECT NULL, id FROM (SELECT id FROM pairs ORDER BY image_ordinal)")
         return int(self._db.execute("SELECT COUNT(*) FROM positions").fetchone()[0])
 
-    def iter_pairs(self) -> Iterator[list[PairEntry]]:
-        """Yield all pairs in the order of their images, in lists of at most 256, fewer where they are large."""
-        self._db.execute("CREATE INDEX IF NOT EXISTS by_label ON objects (label_ordinal)")
+    def iter_pairs(self) -> Iterator[Pairs]:
+        """Yield all pairs in the order of their images, at most 256 at a time, fewer where they are large."""
         cursor = self._db.execute(_PAIRS)
         names = [column[0] for column in cursor.description]
-        batch: list[PairEntry] = []
+        large = itemgetter(*(names.index(name) for name in ("label", "envelope", "geometries")))
+        batch: list[tuple[Any, ...]] = []
         size = 0
         for row in cursor:
-            pair = self._pair(dict(zip(names, row, strict=True)))
-            batch.append(pair)
-            size += len(pair.label) + len(pair.envelope) + sum(len(o.geometry) for o in pair.objects)
+            batch.append(row)
+            size += sum(map(len, large(row)))
             if len(batch) == _BATCH_ROWS or size > _BATCH_BYTES:
-                yield batch
+                yield _pairs(names, batch)
                 batch, size = [], 0
         if batch:
-            yield batch
-
-    def _pair(self, row: dict[str, Any]) -> PairEntry:
-        query = "SELECT class, ordinal, geometry FROM objects WHERE label_ordinal = ? ORDER BY rowid"
-        objects = tuple(ObjectEntry(*o) for o in self._db.execute(query, (row["label_ordinal"],)))
-        lists = {name: _load(row[name]) for name in ("transform", "present", "flags")}
-        return PairEntry(**(row | lists), objects=objects)
+            yield _pairs(names, batch)
 
     def settle_members(self) -> list[tuple[str, str]]:
         """Make unknown members of those that do not stand in the release's top folder; return the others that matter.
@@ -336,9 +311,23 @@ class Ledger:
         return None if row is None else (row[0], row[1])
 
 
-def _dump(values: tuple[Any, ...] | None) -> str | None:
-    return None if values is None else json.dumps(values)
+def _pairs(names: list[str], rows: list[tuple[Any, ...]]) -> Pairs:
+    columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True))
+    counts, sizes, geometries = (columns.pop(name) for name in ("counts", "sizes", "geometries"))
+    for name in ("present", "flags"):
+        texts = {text: tuple(json.loads(text)) for text in {*columns[name]}}
+        columns[name] = [texts[text] for text in columns[name]]
+    columns["transform"] = [None if t is None else _TRANSFORM.unpack(t) for t in columns["transform"]]
+    return Pairs(**columns, objects=_objects(counts, sizes, geometries))
 
 
-def _load(text: str | None) -> Any:
-    return None if text is None else tuple(json.loads(text))
+def _objects(counts: Sequence[str], sizes: Sequence[bytes], geometries: Sequence[bytes]) -> Objects:
+    objects = Objects([], [], [], [])
+    for index, (text, lengths, data) in enumerate(zip(counts, sizes, geometries, strict=True)):
+        for name, count in json.loads(text):
+            objects.owner.extend([index] * count)
+            objects.class_name.extend([name] * count)
+            objects.ordinal.extend(range(count))
+        ends = [*accumulate(array(_SIZES, lengths), initial=0)]
+        objects.geometry.extend(data[start:end] for start, end in pairwise(ends))
+    return objects

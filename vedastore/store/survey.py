@@ -35,9 +35,7 @@ _TRAITS: Final = {
 _SHAPES: Final = {"image-size": "height || ' x ' || width", "image-type": "dtype", "image-bands": "bands"}
 _EDGES: Final = """
 SELECT MIN(west), MIN(south), MAX(east), MAX(north), MAX((east - west) / width), MAX((north - south) / height)
-FROM (SELECT json_extract(footprint_bounds, '$[0]') AS west, json_extract(footprint_bounds, '$[1]') AS south,
-        json_extract(footprint_bounds, '$[2]') AS east, json_extract(footprint_bounds, '$[3]') AS north, width, height
-    FROM positions JOIN labels USING (id) JOIN images USING (id) WHERE footprint_bounds IS NOT NULL)
+FROM positions JOIN labels USING (id) JOIN images USING (id) WHERE west IS NOT NULL
 """
 _SAME_PIXELS: Final = """
 FROM positions JOIN images USING (id) JOIN
@@ -136,11 +134,11 @@ class Survey:
         row = self._db.execute(_EDGES).fetchone()
         return None if row[0] is None else (row[:4], row[4:])
 
-    def iter_boxes(self) -> Iterator[list[tuple[str, str, int, int]]]:
-        """Yield (id, box around the footprint as JSON, width, height) of georeferenced samples, 1024 at a time."""
+    def iter_boxes(self) -> Iterator[list[tuple[str, float, float, float, float, int, int]]]:
+        """Yield (id, west, south, east, north, width, height) of georeferenced samples, 1024 at a time."""
         cursor = self._db.execute(
-            "SELECT id, footprint_bounds, width, height FROM positions JOIN labels USING (id) JOIN images USING (id)"
-            " WHERE footprint_bounds IS NOT NULL ORDER BY position"
+            "SELECT id, west, south, east, north, width, height FROM positions JOIN labels USING (id)"
+            " JOIN images USING (id) WHERE west IS NOT NULL ORDER BY position"
         )
         while rows := cursor.fetchmany(1024):
             yield rows

@@ -8,6 +8,8 @@ import tempfile
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import numpy as np
+
 from vedastore.io import geometry
 from vedastore.spec import keys
 from vedastore.spec.lonlat import HALF_WORLD
@@ -15,10 +17,9 @@ from vedastore.spec.root import IndexFile
 from vedastore.spec.tables import GEOMETRY_COLUMNS, SCHEMAS, geo_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from vedastore.store.commit import Write
-    from vedastore.store.rows import Columns
 
 GROUP_ROWS: Final = 4096
 GROUP_BYTES: Final = 16 * 2**20
@@ -67,6 +68,19 @@ def _leaves(schema: dict[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{name}"
 
 
+def _column(values: Any, kind: Any) -> Any:
+    """Return a column's values as an Arrow array; NaN in an array of floats, or first in its row, stands for null."""
+    import pyarrow as pa
+
+    if not isinstance(values, np.ndarray) or values.ndim == 1:
+        return pa.array(values, kind, from_pandas=isinstance(values, np.ndarray))
+    null = np.isnan(values[:, 0])
+    if pa.types.is_struct(kind):
+        return pa.StructArray.from_arrays([pa.array(v) for v in values.T], fields=[*kind], mask=pa.array(null))
+    ends = np.cumsum(np.where(null, 0, values.shape[1]), dtype=np.int32)
+    return pa.ListArray.from_arrays(np.insert(ends, 0, 0), values[~null].ravel(), type=kind, mask=pa.array(null))
+
+
 class TableWriter:
     """Writes one table in row groups of bounded size; it becomes an object of the store when it is finished."""
 
@@ -101,13 +115,13 @@ class TableWriter:
         """The box around all geographic geometries so far: west, south, east, north."""
         return self._bounds.get("geometry")
 
-    def append(self, columns: Columns) -> None:
-        """Add rows."""
+    def append(self, columns: Mapping[str, Any], shapes: Mapping[str, Any] | None = None) -> None:
+        """Add rows: columns are lists or arrays, ``shapes`` what those of geometries are."""
         import pyarrow as pa
 
         for name in GEOMETRY_COLUMNS[self.table]:
-            self._note(name, geometry.parse_wkb(columns[name]))
-        rows = pa.table(columns, schema=self._schema)
+            self._note(name, (shapes or {})[name])
+        rows = pa.table([_column(columns[f.name], f.type) for f in self._schema], schema=self._schema)
         if self._pending_bytes + rows.nbytes > GROUP_BYTES:
             self._flush()  # a row group is never larger than this, or than what comes at once
         self._pending.append(rows)
@@ -143,13 +157,11 @@ class TableWriter:
             yield part
 
     def _note(self, column: str, shapes: Any) -> None:
-        import numpy as np
-
         self._types[column] |= geometry.type_names(shapes)
         edges = geometry.bounds(shapes)
         if column == "geometry":  # around all of them runs the whole world where one of them is on its edge
-            crossing = [b is not None and b[0] > b[2] for b in geometry.covering_bboxes(shapes)]
-            edges[crossing, ::2] = -HALF_WORLD, HALF_WORLD
+            boxes = geometry.covering_bboxes(shapes)
+            edges[boxes[:, 0] > boxes[:, 2], ::2] = -HALF_WORLD, HALF_WORLD
         edges = edges[~np.isnan(edges[:, 0])]
         if len(edges):
             before = self._bounds.get(column, (np.inf, np.inf, -np.inf, -np.inf))
