@@ -1,7 +1,7 @@
 import asyncio
 import json
 from contextlib import closing
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -348,6 +348,10 @@ class _Memory:
         if length is not None and len(data) != length:
             raise StoreError("ends early", where=key)
         return data
+
+    def read_parts(self, key, start, lengths):
+        ends = [start, *np.cumsum(list(lengths), dtype="i8") + start]
+        return [self.read(key, at, end - at) for at, end in pairwise(ends)]
 
 
 def forged(entries, body_bytes=100):

@@ -32,15 +32,12 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     UsageError
         When the samples are of several shapes or types and no bucket is named, or no such bucket is there.
     """
-    import dask.array as da
     import xarray as xr
 
-    table = snapshot.table("samples").read(_COLUMNS).take(positions)
-    chosen = _choose_bucket(snapshot, table.column("bucket").to_pylist(), bucket)
-    table = table.filter(_equals(table.column("bucket"), chosen))
+    table, chosen = read_index(snapshot, positions, _COLUMNS, bucket)
     columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
     spec = snapshot.version.buckets[chosen].spec
-    image = da.concatenate([_block(snapshot, chosen, rows) for rows in _runs(columns["row"], spec.samples_per_shard)])
+    image = _lazy_chips(snapshot, chosen, table.column("row").to_numpy())
     coords: dict[str, Any] = {
         "id": ("sample", np.array(columns["id"], dtype=object)),
         "split": ("sample", np.array([s or "" for s in columns["split"]], dtype=object)),
@@ -84,63 +81,62 @@ def parse_nodata(text: str | None, dtype: str) -> Any:
         return None if math.isinf(value) and kind.kind in "iu" else value
 
 
-def _choose_bucket(snapshot: Snapshot, found: Sequence[str], bucket: str | None) -> str:
-    names = sorted(set(found))
-    if not names:
-        raise UsageError("there is no sample to make an array of", where=snapshot.objects.url)
-    if bucket is not None:
-        if bucket not in names:
-            raise UsageError(
-                f"there is no bucket {bucket!r}", where=snapshot.objects.url, hint=f"there are {', '.join(names)}"
-            )
-        return bucket
-    if len(names) > 1:
-        hint = f"name one with bucket=: {', '.join(names)}"
-        raise UsageError(
-            "the samples are of several shapes or types, which no one array holds",
-            where=snapshot.objects.url,
-            hint=hint,
-        )
-    return names[0]
+def read_index(
+    snapshot: Snapshot, positions: Any, columns: Sequence[str], bucket: str | None, split: str | None = None
+) -> tuple[Any, str]:
+    """Read columns of the samples at some positions that are of one bucket, and of one split where it is named.
 
+    Returns
+    -------
+    (pyarrow.Table, str)
+        The rows in the order of the positions, and the bucket's name.
 
-def _equals(column: Any, value: str) -> Any:
+    Raises
+    ------
+    UsageError
+        When the samples are of several buckets and none is named, or there are none.
+    """
     import pyarrow.compute as pc
 
-    return pc.equal(column, value)
+    where = snapshot.objects.url
+    table = snapshot.table("samples").read(columns).take(positions)
+    if split is not None:
+        table = table.filter(pc.equal(table.column("split"), split))
+    names = sorted(pc.unique(table.column("bucket")).to_pylist())
+    if not names:
+        told = "" if split is None else f" in the split {split!r}"
+        raise UsageError(f"there is no sample to make an array of{told}", where=where)
+    if bucket is None and len(names) > 1:
+        hint = f"name one with bucket=: {', '.join(names)}"
+        raise UsageError("the samples are of several shapes or types, which no one array holds", where=where, hint=hint)
+    if bucket is not None and bucket not in names:
+        raise UsageError(f"there is no bucket {bucket!r}", where=where, hint=f"there are {', '.join(names)}")
+    chosen: str = bucket or names[0]
+    return table.filter(pc.equal(table.column("bucket"), chosen)), chosen
 
 
-def _runs(rows: Sequence[int], per_shard: int) -> list[list[int]]:
-    """Group neighbouring rows of one shard."""
-    runs: list[list[int]] = []
-    for row in rows:
-        if runs and runs[-1][-1] // per_shard == row // per_shard:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    return runs
-
-
-def _block(snapshot: Snapshot, bucket: str, rows: list[int]) -> Any:
-    """Return a Dask array of some rows of one shard, read by one task."""
+def _lazy_chips(snapshot: Snapshot, bucket: str, rows: np.ndarray[Any, Any]) -> Any:
+    """Return a Dask array of the chips of some rows; one task reads those that are of one shard and neighbours here."""
     import dask.array as da
     from dask.base import tokenize
-    from dask.delayed import delayed
 
     spec = snapshot.version.buckets[bucket].spec
-    name = "chips-" + tokenize(snapshot.objects.url, snapshot.root.write_id, bucket, rows)
-    lazy = delayed(read_rows, pure=True)(snapshot, bucket, rows, dask_key_name=name)
-    return da.from_delayed(lazy, (len(rows), *spec.shape), np.dtype(spec.dtype))
+    breaks = np.flatnonzero(np.diff(rows // spec.samples_per_shard)) + 1
+    lengths = tuple(np.diff([0, *breaks, len(rows)]).tolist())
+    return da.map_blocks(
+        _read_block,
+        da.from_array(rows, chunks=(lengths,)),
+        snapshot=snapshot,
+        bucket=bucket,
+        name="chips-" + tokenize(snapshot.objects.url, snapshot.root.write_id, bucket, rows),
+        chunks=(lengths, *((size,) for size in spec.shape)),
+        new_axis=[1, 2, 3],
+        meta=np.empty((0,) * len(DIMENSIONS), spec.dtype),
+    )
 
 
-def read_rows(snapshot: Snapshot, bucket: str, rows: Sequence[int]) -> np.ndarray[Any, Any]:
-    """Return chips (sample, band, y, x) of a bucket's rows."""
-    spec = snapshot.version.buckets[bucket].spec
-    reader = snapshot.chips(bucket)
-    chips = np.empty((len(rows), *spec.shape), np.dtype(spec.dtype))
-    for at, row in enumerate(rows):
-        chips[at] = reader.read(row)
-    return chips
+def _read_block(rows: np.ndarray[Any, Any], snapshot: Snapshot, bucket: str) -> np.ndarray[Any, Any]:
+    return snapshot.chips(bucket).read_rows(rows)
 
 
 def _transforms(rows: Sequence[Sequence[float] | None]) -> np.ndarray[Any, np.dtype[np.float64]]:
