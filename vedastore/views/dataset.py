@@ -35,7 +35,7 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     import dask.array as da
     import xarray as xr
 
-    table = snapshot.table("samples").read(_COLUMNS).take(positions)
+    table = snapshot.table("samples").read_rows(positions, _COLUMNS)
     chosen = _choose_bucket(snapshot, table.column("bucket").to_pylist(), bucket)
     table = table.filter(_equals(table.column("bucket"), chosen))
     columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
