@@ -20,6 +20,8 @@ HALF_WORLD: Final = 180.0
 """An edge that is longer than this, up to a whole turn, runs over the antimeridian, the short way."""
 WORLD: Final = 360.0
 POLE: Final = 90.0
+TURNS: Final = tuple(WORLD * n for n in range(-2, 3))
+"""How far apart the numbers of one longitude can be where each is of up to 360 degrees."""
 
 
 def covering_bbox(rings: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Bbox:
@@ -73,31 +75,34 @@ def unwrap_box(box: Bbox) -> Bbox:
     return west, box[1], east, box[3]
 
 
-def bbox_intersects(a: Bbox, b: Bbox) -> bool:
-    """Tell whether two boxes have a point in common; either may run over the antimeridian.
+def bbox_intersects(boxes: Any, box: Bbox) -> Any:
+    """Tell which boxes have a point in common with a box; each may run over the antimeridian, or go on past 180.
+
+    Parameters
+    ----------
+    boxes : array of float, (4,) or (4, n)
+        West, south, east and north; what is not a number has no point.
+    box : Bbox
+
+    Returns
+    -------
+    array of bool, () or (n,)
 
     Examples
     --------
     >>> fiji = (177.0, -20.0, -178.0, -12.0)
-    >>> bbox_intersects(fiji, (179.0, -17.0, 180.0, -16.0)), bbox_intersects(fiji, (-179.5, -17.0, -179.0, -16.0))
-    (True, True)
-    >>> bbox_intersects(fiji, (0.0, -17.0, 10.0, -16.0))
+    >>> bbox_intersects(np.transpose([(179.0, -17.0, 180.0, -16.0), (-179.5, -17.0, -179.0, -16.0)]), fiji).tolist()
+    [True, True]
+    >>> bool(bbox_intersects(fiji, (0.0, -17.0, 10.0, -16.0)))
     False
     """
-    if a[1] > b[3] or b[1] > a[3]:
-        return False
-    return any(w <= east and west <= e for w, e in _stretches(a) for west, east in _stretches(b))
-
-
-def _stretches(box: Bbox) -> tuple[tuple[float, float], ...]:
-    """Return the longitudes of a box as ranges from low to high; both names of the antimeridian count."""
-    west, _, east, _ = box
-    ranges = [(west, east)] if west <= east else [(west, HALF_WORLD), (-HALF_WORLD, east)]
-    if any(e == HALF_WORLD for _, e in ranges):
-        ranges.append((-HALF_WORLD, -HALF_WORLD))
-    if any(w == -HALF_WORLD for w, _ in ranges):
-        ranges.append((HALF_WORLD, HALF_WORLD))
-    return tuple(ranges)
+    west, south, east, north = np.asarray(boxes, "f8")
+    east = np.where(west > east, east + WORLD, east)
+    over = WORLD if box[0] > box[2] else 0.0
+    found = np.zeros(west.shape, bool)
+    for turn in TURNS:
+        found |= (west <= box[2] + (turn + over)) & (east >= box[0] + turn)
+    return found & (south <= box[3]) & (north >= box[1])
 
 
 def _unroll(longitudes: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, bool]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import struct
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import StoreError
 from vedastore.spec.rules import RULES
 from vedastore.spec.tables import LENGTHS, NULLABLE, SCHEMAS
+from vedastore.store.kept import Kept
 from vedastore.store.tables import GROUP_BYTES, arrow_schema
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from vedastore.io.objects import Objects
     from vedastore.spec.root import IndexFile, Version
 
-GROUPS_KEPT: Final = 4
-"""Row groups that a reader keeps for rows by position."""
+KEPT_BYTES: Final = 64 * 2**20
+"""Row groups that a reader keeps for rows by position, as columns in memory."""
 
 # What a file may ask for. Each bound is far from what the writer makes.
 _MAGIC: Final = b"PAR1"
@@ -69,7 +71,7 @@ class TableReader:
         self._chunk_bytes = max(_CHUNK_BYTES, min(version.limits.member_bytes, 2**31) + 4 * GROUP_BYTES)
         self._where = f"{objects.url}/{file.key}"
         self._lock = threading.Lock()
-        self._kept: dict[tuple[int, tuple[str, ...]], Any] = {}
+        self._kept = Kept(KEPT_BYTES)
         size = objects.size(file.key)
         if size != file.bytes:
             told = "is absent" if size is None else f"has {size} bytes instead of {file.bytes}"
@@ -87,10 +89,12 @@ class TableReader:
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from None
         metadata = self._parquet.metadata
+        self._leaves = [metadata.schema.column(i).path.partition(".")[0] for i in range(metadata.num_columns)]
         self._group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         if metadata.num_rows != file.rows or sum(self._group_rows) != file.rows or min(self._group_rows, default=0) < 0:
             raise StoreError(f"the index file has not {file.rows} rows", where=self._where)
-        self._starts = np.cumsum([0, *self._group_rows])
+        self.starts = np.cumsum([0, *self._group_rows])
+        """The first row of each row group, and the number of all rows."""
 
     def read(self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> Any:
         """Return a pyarrow Table of some columns and row groups; all without them."""
@@ -110,16 +114,28 @@ class TableReader:
         self._check_values(found, chosen)
         return found
 
+    def read_rows(self, positions: Any, columns: Sequence[str]) -> Any:
+        """Return a pyarrow Table of the rows at some positions, in their order; only row groups with them are read."""
+        import numpy as np
+
+        groups = self._groups_of(positions)
+        needed = np.unique(groups)
+        found = self.read(columns, needed.tolist())
+        gaps = self.starts[needed] - np.cumsum([0, *(self.starts[needed + 1] - self.starts[needed])])[:-1]
+        at = positions - gaps[np.searchsorted(needed, groups)]
+        return found if np.array_equal(at, np.arange(found.num_rows)) else found.take(at)
+
     def take(self, positions: Sequence[int], columns: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Return rows by position; only the row groups that have them are read, and the last ones are kept."""
+        """Return rows by position; the row groups that have them are read unless they are kept."""
         import numpy as np
 
         wanted = np.asarray(positions)
-        groups = np.searchsorted(self._starts, wanted, side="right") - 1
+        groups = self._groups_of(wanted)
         rows: list[dict[str, Any]] = [{}] * len(wanted)
         for group in np.unique(groups).tolist():
             here = np.flatnonzero(groups == group)
-            found = self._group(group, columns).take(wanted[here] - self._starts[group]).to_pylist()
+            table = self._kept.get((group, columns), partial(self.read, columns, [group]))
+            found = table.take(wanted[here] - self.starts[group]).to_pylist()
             for at, row in zip(here.tolist(), found, strict=True):
                 rows[at] = row
         return rows
@@ -129,14 +145,32 @@ class TableReader:
         for group in range(len(self._group_rows)):
             yield self.read(columns, [group])
 
-    def _group(self, group: int, columns: tuple[str, ...]) -> Any:
-        key = (group, columns)
-        table = self._kept.get(key)
-        if table is None:
-            table = self.read(columns, [group])
-            kept = self._kept if len(self._kept) < GROUPS_KEPT else {}
-            self._kept = kept | {key: table}
-        return table
+    def groups_with(self, positions: Any) -> list[int]:
+        """Return the row groups that may have rows of some samples, by the least and greatest ``position`` of each.
+
+        Every read of positions checks that they are within them, so that a file that lies is found out by ``verify``.
+        """
+        import numpy as np
+
+        wanted = np.sort(positions)
+        edges = np.array([self._position_edges(group) for group in range(len(self._group_rows))]).reshape(-1, 2)
+        first, last = np.searchsorted(wanted, edges[:, 0]), np.searchsorted(wanted, edges[:, 1], side="right")
+        found: list[int] = np.flatnonzero(first < last).tolist()
+        return found
+
+    def _groups_of(self, positions: Any) -> Any:
+        return self.starts.searchsorted(positions, side="right") - 1
+
+    def _position_edges(self, group: int) -> tuple[int, int]:
+        """Return the least and the greatest position of a row group, as its statistics tell; wide without them."""
+        import pyarrow as pa
+
+        try:
+            told = self._parquet.metadata.row_group(group).column(self._leaves.index("position")).statistics
+            edges = (told.min, told.max) if told is not None and told.has_min_max else (0, self._version.samples)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+        return edges
 
     def _damaged(self, reason: object) -> StoreError:
         return StoreError(f"the index file is damaged: {reason}", where=self._where)
@@ -178,10 +212,11 @@ class TableReader:
             What the largest column with a dictionary would take if the whole dictionary stood in every row, bytes.
         """
         metadata, swollen = self._parquet.metadata, 0
+        leaves = [i for i, name in enumerate(self._leaves) if name in names]
         for group in map(metadata.row_group, groups):
-            for chunk in map(group.column, range(group.num_columns)):
-                if chunk.path_in_schema.partition(".")[0] not in names:
-                    continue
+            if group.num_columns != len(self._leaves):
+                raise self._damaged(f"a row group with {group.num_columns} columns")
+            for chunk in map(group.column, leaves):
                 size, stored = chunk.total_uncompressed_size, max(chunk.total_compressed_size, 1)
                 if size > max(self._chunk_bytes, _CHUNK_EXPANSION * stored):
                     raise self._damaged(f"{stored} bytes of its column {chunk.path_in_schema} would become {size}")
@@ -230,10 +265,14 @@ class TableReader:
         import numpy as np
 
         if self._table == "samples":
-            parts = [np.arange(self._starts[g], self._starts[g + 1]) for g in groups]
+            parts = [np.arange(self.starts[g], self.starts[g + 1]) for g in groups]
             sound = np.array_equal(positions, np.concatenate([np.arange(0), *parts]))
         else:
             sound = bool(((positions >= 0) & (positions < self._version.samples)).all())
+            ends = np.cumsum([self._group_rows[g] for g in groups], dtype="i8")
+            for group, part in zip(groups, np.split(positions, ends)[:-1], strict=True):
+                low, high = self._position_edges(group)
+                sound &= bool(((part >= low) & (part <= high)).all())
         if not sound:
             raise self._damaged("its positions are not those of the version's samples")
 

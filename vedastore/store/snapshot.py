@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,10 @@ from vedastore.spec.release import classify
 from vedastore.store.chips import ShardReader
 from vedastore.store.commit import read_root
 from vedastore.store.index import TableReader
+from vedastore.store.lookup import Lookup
 from vedastore.store.scratch import sort_by_ordinal
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
     from vedastore.io.objects import LocalObjects
@@ -77,7 +78,11 @@ class Snapshot:
         self.objects, self.root, self.version = state
 
     @cached_property
-    def _tables(self) -> dict[str, TableReader]:
+    def _tables(self) -> dict[tuple[str, int], TableReader]:
+        return {}
+
+    @cached_property
+    def _lookups(self) -> dict[int, Lookup]:
         return {}
 
     @cached_property
@@ -85,10 +90,19 @@ class Snapshot:
         return {}
 
     def table(self, name: str) -> TableReader:
-        """Return the reader of an index table."""
-        if name not in self._tables:
-            self._tables[name] = TableReader(self.objects, name, self.version)
-        return self._tables[name]
+        """Return the reader of an index table; a process that was forked has readers of its own."""
+        key = (name, os.getpid())
+        if key not in self._tables:
+            self._tables[key] = TableReader(self.objects, name, self.version)
+        return self._tables[key]
+
+    @property
+    def lookup(self) -> Lookup:
+        """The columns in which samples are searched."""
+        process = os.getpid()
+        if process not in self._lookups:
+            self._lookups[process] = Lookup(self.table("samples"), self.version.classes)
+        return self._lookups[process]
 
     def chips(self, bucket: str) -> ShardReader:
         """Return the reader of a bucket's chips."""
@@ -98,10 +112,10 @@ class Snapshot:
             self._readers[bucket] = ShardReader(self.objects, bucket, self.version.buckets[bucket].spec)
         return self._readers[bucket]
 
-    @cached_property
-    def ids(self) -> Any:
-        """The ids of all samples by position, a pyarrow ChunkedArray."""
-        return self.table("samples").read(["id"]).column(0)
+    def read_label(self, position: int) -> bytes:
+        """Return the label file of the sample at a position."""
+        data: bytes = self.table("samples").take([position], ("label",))[0]["label"]
+        return data
 
     def read_images(self, positions: Sequence[int]) -> list[StoredImage]:
         """Return the images at some positions."""

@@ -16,6 +16,8 @@ from vedastore.ops import convert as convert_op
 from vedastore.ops import export as export_op
 from vedastore.ops import verify as verify_op
 from vedastore.ops.options import ConvertOptions
+from vedastore.ops.select import find_bounds
+from vedastore.ops.select import select as find_samples
 from vedastore.spec.tables import HEAVY, SAMPLES
 from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views import sample as sample_view
@@ -24,7 +26,7 @@ from vedastore.views.labels import multi_hot
 from vedastore.views.sample import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import geopandas as gpd
     import xarray as xr
@@ -45,12 +47,13 @@ class Collection:
     ----------
     snapshot : Snapshot
         The version.
-    positions : array of int, optional
-        The positions of the samples that it has, in order; all of them without it.
+    positions : range or array of int, optional
+        The positions of the samples that it has, upwards or downwards; all of them without it.
     """
 
     def __init__(self, snapshot: Snapshot, positions: Any = None) -> None:
-        self._snapshot, self._chosen = snapshot, positions
+        self._snapshot, self._whole = snapshot, positions is None
+        self._chosen = range(snapshot.version.samples) if positions is None else positions
 
     def __repr__(self) -> str:
         version = self._snapshot.version
@@ -58,11 +61,11 @@ class Collection:
         return f"<vedastore.Collection {self.name!r} {escape(of)}>"
 
     def __len__(self) -> int:
-        return self._snapshot.version.samples if self._chosen is None else len(self._chosen)
+        return len(self._chosen)
 
     def __iter__(self) -> Iterator[Sample]:
         for start in range(0, len(self), 256):
-            yield from self._samples_at(self._positions[start : start + 256])
+            yield from self._samples_at(self._chosen[start : start + 256])
 
     @overload
     def __getitem__(self, key: int | str) -> Sample: ...
@@ -70,13 +73,13 @@ class Collection:
     def __getitem__(self, key: slice) -> Collection: ...
     def __getitem__(self, key: int | str | slice) -> Sample | Collection:
         if isinstance(key, slice):
-            return Collection(self._snapshot, self._positions[key])
+            return Collection(self._snapshot, self._chosen[key])
         if isinstance(key, str):
             return self._by_id(key)
         index = operator.index(key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} samples, and no number {index}")
-        return self._samples_at(self._positions[[index]])[0]
+        return self._samples_at([self._chosen[index]])[0]
 
     @property
     def name(self) -> str:
@@ -111,10 +114,9 @@ class Collection:
     @property
     def bounds(self) -> tuple[float, float, float, float] | None:
         """West, south, east and north of all footprints, degrees; None where no sample is georeferenced."""
-        if self._chosen is None:
+        if self._whole:
             return self._snapshot.version.bounds
-        west, south, east, north = self.samples.total_bounds.tolist()
-        return None if np.isnan(west) else (west, south, east, north)
+        return find_bounds(self._snapshot, self._positions)
 
     @property
     def skipped(self) -> tuple[dict[str, Any], ...]:
@@ -140,19 +142,78 @@ class Collection:
     def samples(self) -> gpd.GeoDataFrame:
         """One row a sample (EPSG:4326), without the bytes that only export needs."""
         columns = [name for name in SAMPLES if name not in HEAVY]
-        return _geo_frame(self._snapshot.table("samples").read(columns).take(self._positions), ("geometry",))
+        return _geo_frame(self._snapshot.table("samples").read_rows(self._positions, columns), ("geometry",))
 
     @cached_property
     def features(self) -> gpd.GeoDataFrame:
         """One row a labelled object (EPSG:4326); ``geometry_px`` and ``box_px`` are in pixels of its sample."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        table = self._snapshot.table("features").read()
-        if self._chosen is not None:
-            import pyarrow as pa
-
-            table = table.filter(pc.is_in(table.column("position"), pa.array(self._positions)))
+        reader, wanted = self._snapshot.table("features"), self._positions
+        table = reader.read(groups=None if self._whole else reader.groups_with(wanted))
+        if not self._whole:
+            table = table.filter(pc.is_in(table.column("position"), pa.array(wanted, "int64")))
         return _geo_frame(table, ("geometry", "geometry_px"))
+
+    def select(
+        self,
+        *,
+        ids: Iterable[str] | str | None = None,
+        classes: Iterable[str] | str | None = None,
+        bbox: tuple[float, float, float, float] | None = None,
+        intersects: Any = None,
+        split: str | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+    ) -> Collection:
+        """Return the samples that have all that is asked for, in the order that they have here.
+
+        What is asked is compared with the index; no pixel and no label is read. Columns of the index are read when
+        they are first needed and kept for the next question, up to 128 MiB.
+
+        Parameters
+        ----------
+        ids : iterable of str, optional
+            The samples of these ids.
+        classes : str or iterable of str, optional
+            Samples that have at least one of these classes.
+        bbox : (west, south, east, north), optional
+            Samples whose footprint's box has a point in common with this one, in degrees. West is above east where the
+            box runs over the antimeridian; footprints there are found however their longitudes are written.
+        intersects : geometry, optional
+            Samples whose footprint has a point in common with a shape of shapely, GeoJSON as a dictionary, or anything
+            with a ``__geo_interface__``, in longitude and latitude. Its edges are straight between these numbers: let
+            longitudes go on past 180 where it runs over the antimeridian, or cut it there. A footprint around a pole
+            counts as its box.
+        split : str, optional
+            Samples of this split.
+        where : str, optional
+            Samples for which a condition in SQL (DuckDB's) on the columns of ``samples`` is true, without subqueries.
+            Besides those of :attr:`samples` there are ``bbox.xmin`` and its like, ``envelope``, ``label``, and digests.
+        limit : int, optional
+            The first so many of them.
+
+        Raises
+        ------
+        SampleNotFoundError
+            When an id is not that of a sample of this collection.
+        UsageError
+            When there is no such class, or a box, shape, condition or limit makes no sense.
+
+        """
+        chosen = find_samples(
+            self._snapshot,
+            self._positions,
+            ids=ids,
+            classes=classes,
+            bbox=bbox,
+            intersects=intersects,
+            split=split,
+            where=where,
+            limit=limit,
+        )
+        return Collection(self._snapshot, chosen)
 
     def to_xarray(self, labels: bool = True, bucket: str | None = None) -> xr.Dataset:
         """Return a Dataset with ``image`` (sample, band, y, x) on Dask, one chunk a shard.
@@ -172,7 +233,7 @@ class Collection:
         import dask.array as da
         import xarray as xr
 
-        table = self._snapshot.table("samples").read(["id", "classes"]).take(self._positions)
+        table = self._snapshot.table("samples").read_rows(self._positions, ["id", "classes"])
         hot = da.from_array(multi_hot(table.column("classes").to_pylist(), self.classes))
         coords = {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)), "class": list(self.classes)}
         return xr.DataArray(hot, coords, ("sample", "class"), name="label")
@@ -189,7 +250,7 @@ class Collection:
         progress: Callable[[int, int | None], None] | None = None,
     ) -> ExportReport:
         """Write a version (this one, unless named) as a release; see :func:`vedastore.ops.export.export`."""
-        if self._chosen is not None:
+        if not self._whole:
             raise UsageError("only a whole version can be exported", hint="export the collection without a slice")
         return export_op.export(
             self._snapshot if version is None else open_snapshot(self.store, version),
@@ -214,20 +275,20 @@ class Collection:
 
     @property
     def _positions(self) -> Any:
+        """The positions of all samples as an array."""
         self._snapshot.table("samples")  # as many samples as the root document says, or else it is refused
-        return np.arange(self._snapshot.version.samples) if self._chosen is None else self._chosen
+        chosen = self._chosen
+        return np.arange(chosen.start, chosen.stop, chosen.step) if isinstance(chosen, range) else chosen
 
     def _samples_at(self, positions: Any) -> list[Sample]:
         rows = self._snapshot.table("samples").take(positions, sample_view.COLUMNS)
         return [sample_view.Sample(self._snapshot, row) for row in rows]
 
     def _by_id(self, sample_id: str) -> Sample:
-        import pyarrow.compute as pc
-
-        position = pc.index(self._snapshot.ids, sample_id).as_py()
-        if position < 0 or (self._chosen is not None and position not in self._chosen):
+        position = self._snapshot.lookup.find(sample_id)
+        if position is None or position not in self._chosen:
             raise SampleNotFoundError(f"there is no sample {sample_id!r}", where=self.store)
-        return self._samples_at(np.array([position]))[0]
+        return self._samples_at([position])[0]
 
 
 def _geo_frame(table: Any, shape_columns: tuple[str, ...]) -> gpd.GeoDataFrame:

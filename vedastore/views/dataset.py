@@ -99,7 +99,7 @@ def read_index(
     import pyarrow.compute as pc
 
     where = snapshot.objects.url
-    table = snapshot.table("samples").read(columns).take(positions)
+    table = snapshot.table("samples").read_rows(positions, columns)
     if split is not None:
         table = table.filter(pc.equal(table.column("split"), split))
     names = sorted(pc.unique(table.column("bucket")).to_pylist())

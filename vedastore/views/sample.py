@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vedastore.model import Limits
     from vedastore.store.snapshot import Snapshot
 
-COLUMNS = ("id", "bucket", "row", "geometry", "crs", "transform", "nodata", "split", "classes", "label", "position")
+COLUMNS = ("id", "bucket", "row", "geometry", "crs", "transform", "nodata", "split", "classes", "position")
 PATTERNS_KEPT: Final = 256
 """Kinds of images whose description is remembered: bands, data type, nodata and CRS."""
 
@@ -71,7 +71,7 @@ class Sample:
     def feature(self) -> dict[str, Any]:
         """The label file: a GeoJSON Feature, as it was in the release."""
         where = f"{self._snapshot.objects.url}: label of {self.id!r}"
-        document = read_json(self._row["label"], where, self._snapshot.version.limits)
+        document = read_json(self._snapshot.read_label(self.position), where, self._snapshot.version.limits)
         if not isinstance(document, dict):
             raise StoreError("the label is damaged: it is no GeoJSON Feature", where=where)
         return document

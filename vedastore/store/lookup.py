@@ -1,0 +1,121 @@
+"""What is asked of samples again and again, by column and in blocks: ids, classes, boxes, splits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from vedastore.store.kept import Kept
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vedastore.store.index import TableReader
+
+BLOCK_ROWS: Final = 2**14
+"""A block is row groups that have so many rows together; the last group may go beyond."""
+KEPT_BYTES: Final = 128 * 2**20
+"""Blocks of columns that are kept: all of them up to some 1.5 million samples with short ids."""
+
+Positions = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Lookup:
+    """Columns of a version's samples in the form in which they are searched, read when they are first needed.
+
+    A column of a block takes 32 bytes a sample for boxes, 8 for each class of a sample, and for ids and splits the
+    bytes of the text and 4 more. What was used last is kept, up to ``KEPT_BYTES``. Beyond it blocks are read again:
+    searches take longer then, and no more memory.
+
+    Parameters
+    ----------
+    table : TableReader
+        The version's samples.
+    classes : sequence of str
+        The version's classes.
+    """
+
+    def __init__(self, table: TableReader, classes: Sequence[str]) -> None:
+        self.table = table
+        self._classes = classes
+        self._kept = Kept(KEPT_BYTES)
+        starts = table.starts.tolist()
+        self._groups = [0]
+        for group, start in enumerate(starts[1:], 1):
+            if start - starts[self._groups[-1]] >= BLOCK_ROWS or group == len(starts) - 1:
+                self._groups.append(group)
+        self._starts: Positions = table.starts[self._groups]
+
+    def blocks(self, positions: Positions) -> Iterator[tuple[int, Positions]]:
+        """Yield the positions block by block with the number of the block, in their order."""
+        blocks = self._starts.searchsorted(positions, side="right") - 1
+        for part in np.split(np.arange(len(positions)), np.flatnonzero(np.diff(blocks)) + 1):
+            if len(part):
+                yield int(blocks[part[0]]), positions[part[0] : part[-1] + 1]
+
+    def find(self, sample_id: str) -> int | None:
+        """Return the position of the sample of an id."""
+        import pyarrow.compute as pc
+
+        for block, start in enumerate(self._starts[:-1].tolist()):
+            at = pc.index(self.ids(block), sample_id).as_py()
+            if at >= 0:
+                return int(start + at)
+        return None
+
+    def mask_ids(self, wanted: Sequence[str], positions: Positions) -> Any:
+        """Tell which samples have one of some ids."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        parts = [self._names(block, part) for block, part in self.blocks(positions)]
+        return pc.is_in(pa.chunked_array(parts, "string"), value_set=pa.array(wanted, "string")).to_numpy()
+
+    def names(self, positions: Positions) -> list[str]:
+        """Return the ids of samples."""
+        return [name for block, part in self.blocks(positions) for name in self._names(block, part).to_pylist()]
+
+    def rows(self, block: int) -> int:
+        """Return how many samples a block has."""
+        return int(self._starts[block + 1] - self._starts[block])
+
+    def start(self, block: int) -> int:
+        """Return the position of a block's first sample."""
+        return int(self._starts[block])
+
+    def ids(self, block: int) -> Any:
+        """Return the ids of a block, a pyarrow Array."""
+        return self._kept.get((block, "id"), lambda: self._read(block, "id"))
+
+    def splits(self, block: int) -> Any:
+        """Return the splits of a block, a pyarrow Array with null for none."""
+        return self._kept.get((block, "split"), lambda: self._read(block, "split"))
+
+    def classes(self, block: int) -> Any:
+        """Return the pairs of class and sample of a block, (2, n): places in the version's classes and in the block."""
+        return self._kept.get((block, "classes"), lambda: self._read_classes(block))
+
+    def boxes(self, block: int) -> Any:
+        """Return the boxes of a block (west, south, east, north), (4, n); NaN without a footprint."""
+        return self._kept.get((block, "bbox"), lambda: self._read_boxes(block))
+
+    def _names(self, block: int, positions: Positions) -> Any:
+        """Return the ids of samples of a block, in their order."""
+        at, ids = positions - self._starts[block], self.ids(block)
+        return ids if np.array_equal(at, np.arange(len(ids))) else ids.take(at)
+
+    def _read(self, block: int, column: str) -> Any:
+        groups = range(self._groups[block], self._groups[block + 1])
+        return self.table.read([column], groups).column(0).combine_chunks()
+
+    def _read_classes(self, block: int) -> Any:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found = self._read(block, "classes")
+        codes = pc.index_in(found.flatten(), value_set=pa.array(self._classes, "string")).fill_null(-1)
+        return np.stack([codes.to_numpy(), pc.list_parent_indices(found).to_numpy().astype("i4")])
+
+    def _read_boxes(self, block: int) -> Any:
+        return np.stack([edge.to_numpy(zero_copy_only=False) for edge in self._read(block, "bbox").flatten()])

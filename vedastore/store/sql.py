@@ -1,0 +1,95 @@
+"""Conditions in SQL on the rows of an index table. DuckDB parses and runs them; it sees nothing but those rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from vedastore.errors import UsageError
+from vedastore.spec.tables import SCHEMAS
+from vedastore.store.tables import arrow_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_QUERY: Final = "SELECT position FROM samples WHERE"
+_MEMORY: Final = "256MB"
+_HINT: Final = "give one expression on columns of samples, such as \"objects > 3 AND split = 'train'\""
+
+
+class Condition:
+    """A condition on rows of ``samples``: one expression of SQL without subqueries.
+
+    Parameters
+    ----------
+    text : str
+
+    Attributes
+    ----------
+    columns : tuple of str
+        The columns that it needs, ``position`` among them.
+
+    Raises
+    ------
+    UsageError
+        When it is no such expression, or asks for what the table has not.
+    """
+
+    def __init__(self, text: str) -> None:
+        import duckdb
+
+        self._text, self._error = text, duckdb.Error
+        self._connection = duckdb.connect(":memory:", config=_configuration())
+        nodes = list(_nodes(self._parse()))
+        if any(node.get("class") == "SUBQUERY" for node in nodes):
+            raise self._refused("subqueries are not allowed")
+        named = {name.lower() for node in nodes for name in node.get("column_names", ())} | {"position"}
+        self.columns = tuple(name for name in SCHEMAS["samples"] if name in named)
+        self.find(arrow_schema("samples").empty_table())  # what cannot be asked is told before any row is read
+
+    def find(self, rows: Any) -> Any:
+        """Return the positions of the rows of a pyarrow Table for which it is true, in any order."""
+        self._connection.register("samples", rows)
+        return self._run(f"{_QUERY} ({self._text}\n)").fetchnumpy()["position"]
+
+    def _parse(self) -> Any:
+        """Return the syntax tree; what can stand both with parentheses and without is one expression."""
+        queries = [f"{_QUERY} {self._text}\n", f"{_QUERY} ({self._text}\n)"]
+        trees = [self._run("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0] for query in queries]
+        for tree in map(json.loads, trees):
+            if tree["error"]:
+                raise self._refused(tree["error_message"])
+        return json.loads(trees[-1])
+
+    def _run(self, query: str, values: Any = None) -> Any:
+        try:
+            return self._connection.execute(query, values)
+        except self._error as error:
+            raise self._refused(str(error)) from None
+
+    def _refused(self, reason: str) -> UsageError:
+        return UsageError(f"the condition {self._text[:200]!r}: {reason.partition(chr(10))[0]}", hint=_HINT)
+
+
+def _configuration() -> dict[str, Any]:
+    return {
+        "enable_external_access": False,
+        "python_enable_replacements": False,
+        "autoload_known_extensions": False,
+        "autoinstall_known_extensions": False,
+        "temp_directory": "",
+        "memory_limit": _MEMORY,
+        "threads": os.cpu_count() or 1,
+        "lock_configuration": True,
+    }
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object of a JSON document."""
+    pending = [tree]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, dict):
+            yield found
+        pending += found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
