@@ -6,16 +6,14 @@
 import json
 import os
 import re
-import shutil
 import site
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
-import pytest
-
 from tests.hostile import CORPUS, pair, vrt
+from tests.tracing import calls_of, needs_strace, paths_of
 
 CHILD = """
 import contextlib, io, json, sys
@@ -26,23 +24,10 @@ for line in sys.stdin:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         main(["convert", source, store, "--workers", "2", "--json"])
 """
-# One call of a process: the number of the process may stand in front; the result behind the last "=".
-CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)\) += (-?\d+|\?)")
-TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 NETWORK = {"connect", "sendto", "sendmsg", "sendmmsg", "bind", "listen", "accept", "accept4"}
 CHANGES = {"creat", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "link",
            "linkat", "symlink", "symlinkat", "mknod", "mknodat", "truncate", "chmod", "fchmodat", "chown", "fchownat",
            "lchown", "utime", "utimensat", "setxattr"}  # fmt: skip
-
-
-def can_trace():
-    if not shutil.which("strace"):
-        return False
-    done = subprocess.run(["strace", "-f", "-o", os.devnull, "true"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-needs_strace = pytest.mark.skipif(not can_trace(), reason="strace is not installed, or tracing is forbidden")
 
 
 def installation():
@@ -56,30 +41,6 @@ def installation():
     system = {"/proc", "/sys", "/etc/ld.so.cache", "/etc/localtime", "/etc/ssl/openssl.cnf", "/usr/share/locale"}
     system |= {"/dev/null", "/dev/urandom", "/dev/shm"}
     return {os.path.realpath(p) for p in (*python, package, *libraries)} | {*python, str(package), *libraries, *system}
-
-
-def calls_of(log):
-    """Yield the name, the arguments and the result of every call; one that was interrupted is joined again."""
-    unfinished = {}
-    for line in log.read_text(errors="backslashreplace").splitlines():
-        number = line.partition(" ")[0]
-        if line.endswith("<unfinished ...>"):
-            unfinished[number] = line.removesuffix("<unfinished ...>").rstrip()
-            continue
-        if "resumed>" in line:
-            line = unfinished.pop(number, "") + line.partition("resumed>")[2]  # noqa: PLW2901
-        if call := CALL.match(line):
-            yield call[1], call[2], call[3]
-
-
-def paths_of(arguments, folder):
-    """The paths that a call names, absolute; those relative to a descriptor are shown by strace's -y."""
-    found = []
-    base = re.match(r"(?:AT_FDCWD|\d+)<([^>]*)>", arguments)
-    for text in TEXT.findall(arguments):
-        path = text.encode().decode("unicode_escape", "backslashreplace")
-        found.append(os.path.normpath(os.path.join(base[1] if base else folder, path)))  # noqa: PTH118 - plain texts
-    return found
 
 
 def under(path, roots):
