@@ -113,6 +113,17 @@ def test_no_process_is_left_behind_by_those_who_stop_early(tmp_path):
     assert not psutil.pid_exists(stream._process.pid)
 
 
+def test_no_process_is_left_behind_by_a_refused_release(tmp_path, everything_apart):
+    release = make_release(3)
+    release.members["images/00.tif"] = b"II no image"
+    archive = release.tar_gz(tmp_path / "r.tar.gz")
+    before = {child.pid for child in psutil.Process().children()}
+    with pytest.raises(vs.errors.ReleaseError) as refused:
+        vs.convert(archive, tmp_path / "s.zarr")
+    assert {child.pid for child in psutil.Process().children()} <= before, refused
+    assert not (tmp_path / "s.zarr").exists()
+
+
 def test_a_process_that_is_killed_is_a_named_error(tmp_path):
     with opened(tmp_path, gzip.compress(NOISE * 20, 1)) as stream:
         stream.read(1)

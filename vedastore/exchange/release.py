@@ -22,7 +22,7 @@ from vedastore.spec.labels import parse_label
 from vedastore.spec.places import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from concurrent.futures import Executor
 
     from vedastore.model import LabelOptions, Limits, Look
@@ -64,7 +64,7 @@ class ReleaseReader:
         """Bytes of the archive; None for a directory."""
         return None if self.path.is_dir() else self.path.stat().st_size
 
-    def iter_members(self) -> Iterator[Member]:
+    def iter_members(self) -> Generator[Member]:
         """Yield every member in order; at the end all checks of the container have been made.
 
         Raises
@@ -75,7 +75,7 @@ class ReleaseReader:
         for member in self.iter_files():
             yield member.read(self.where) if isinstance(member, Unread) else member
 
-    def iter_files(self) -> Iterator[Member | Unread]:
+    def iter_files(self) -> Generator[Member | Unread]:
         """Yield every member as `iter_members` does, but leave the files of a directory to be read by whoever has them.
 
         Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,8 +69,11 @@ def convert(
     with write, scratch_errors(), Ledger() as ledger:
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
-        with open_executor(workers, client) as executor, Intake(write, roll) as intake:
-            found = reader.iter_files() if is_local(executor) else reader.iter_members()
+        with (
+            open_executor(workers, client) as executor,
+            closing(reader.iter_files() if is_local(executor) else reader.iter_members()) as found,
+            Intake(write, roll) as intake,
+        ):
             members = ((member, member.size_bytes + MEMBER_BYTES) for member in found)
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
             for outcomes in map_ordered(executor, partial(read_batch, options=options, where=reader.where), batches):
