@@ -186,8 +186,8 @@ def type_names(shapes: Any) -> set[str]:
     """Return the GeoParquet names of the geometry types that occur."""
     import shapely
 
-    kinds = np.unique(np.stack([shapely.get_type_id(shapes), shapely.has_z(shapes)], axis=1), axis=0).tolist()
-    return {f"{_TYPES[kind]}{' Z' if z else ''}" for kind, z in kinds if kind >= 0}
+    kinds = {*zip(shapely.get_type_id(shapes).tolist(), shapely.has_z(shapes).tolist(), strict=True)}
+    return {f"{_TYPES[kind]}{' Z' if z else ''}" for kind, z in kinds if kind in _TYPES}
 
 
 def apply_affine(shapes: Any, transforms: Sequence[Affine6]) -> Any:

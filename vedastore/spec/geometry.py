@@ -28,6 +28,8 @@ _EXACT_INTEGERS: Final = 2**53
 """A double holds every integer up to here."""
 _BOX: Final = struct.Struct("<BIII10d")
 SKEW_LIMIT_PX: Final = 0.5
+_ORDERS: Final = np.array([np.roll(c, -k) for c in ((0, 1, 2, 3), (3, 2, 1, 0)) for k in range(4)])
+"""The ways around four corners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +226,15 @@ def footprint_transform(wkb: bytes, height: int, width: int) -> tuple[Affine6 | 
     where they are not four or further off than that, ``footprint-antimeridian`` where they lie on both sides of it:
     longitudes go on past 180 then. The corner in the north-west is the image's first pixel.
     """
-    corners = _corners(wkb)
-    if corners is None:
+    found = _corners(wkb)
+    if found is None:
         return None, frozenset({"footprint-not-rectangle"})
-    flags: set[str] = set()
-    span = float(np.ptp(corners[:, 0]))
+    x, y = map(list, zip(*found, strict=True))
+    minx, miny, maxx, maxy = min(x), min(y), max(x), max(y)
+    span = maxx - minx
+    if span <= HALF_WORLD and _is_box([*x, x[0]], [*y, y[0]]):
+        return ((maxx - minx) / width, 0.0, minx, 0.0, (miny - maxy) / height, maxy), frozenset()
+    corners, flags = np.array(found), set[str]()
     if HALF_WORLD < span < WORLD:
         corners[:, 0] += np.where(corners[:, 0] < 0, WORLD, 0.0)
         flags.add("footprint-antimeridian")
@@ -236,9 +242,9 @@ def footprint_transform(wkb: bytes, height: int, width: int) -> tuple[Affine6 | 
         return None, frozenset({"footprint-out-of-range"})
     (minx, miny), (maxx, maxy) = corners.min(0).tolist(), corners.max(0).tolist()
     upright = np.array([(minx, maxy), (maxx, maxy), (maxx, miny), (minx, miny)])
-    orders = [np.roll(c, -k, axis=0) for c in (corners, corners[::-1]) for k in range(4)]
+    orders = corners[_ORDERS]
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that are no degrees may be of any size
-        best = min(orders, key=lambda c: float(((c - upright) ** 2).sum()))
+        best = orders[((orders - upright) ** 2).reshape(len(orders), -1).sum(axis=1).argmin()]
         if np.array_equal(best, upright):
             return ((maxx - minx) / width, 0.0, minx, 0.0, (miny - maxy) / height, maxy), frozenset(flags)
         along = (best[1] - best[0] + best[2] - best[3]) / 2
@@ -257,7 +263,7 @@ def _pixel_size(*steps: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     return min(math.hypot(*s.tolist()) for s in steps) or math.nan
 
 
-def _corners(wkb: bytes) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def _corners(wkb: bytes) -> list[tuple[float, float]] | None:
     """Return the four corners (x, y) of a polygon, or of the only polygon of a MultiPolygon, in ring order."""
     (kind,) = struct.unpack_from("<I", wkb, 1)
     if kind % _ISO_Z == _MULTIPOLYGON:
@@ -267,5 +273,7 @@ def _corners(wkb: bytes) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     rings, points = struct.unpack_from("<II", wkb, 5)
     if rings != 1 or points != _BOX_LENGTH + 1:
         return None
-    ring = np.frombuffer(wkb, "<f8", points * (3 if kind >= _ISO_Z else 2), 13).reshape(points, -1)[:-1, :2]
-    return np.array(ring) if len(np.unique(ring, axis=0)) == _BOX_LENGTH else None
+    dimensions = 3 if kind >= _ISO_Z else 2
+    numbers = struct.unpack_from(f"<{_BOX_LENGTH * dimensions}d", wkb, 13)
+    corners = [*zip(numbers[::dimensions], numbers[1::dimensions], strict=True)]
+    return corners if len({*corners}) == _BOX_LENGTH else None

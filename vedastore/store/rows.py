@@ -208,7 +208,7 @@ def _features(pairs: Pairs, drawing: Drawing) -> dict[str, Any]:
     objects = pairs.objects
     return {
         "id": [pairs.id[i] for i in objects.owner],
-        "position": [pairs.position[i] for i in objects.owner],
+        "position": np.array(pairs.position)[drawing.owner],
         "class": objects.class_name,
         "ordinal": objects.ordinal,
         "geometry": _dump(drawing.ground, objects.geometry, drawing.geographic),
@@ -219,12 +219,12 @@ def _features(pairs: Pairs, drawing: Drawing) -> dict[str, Any]:
     }
 
 
-def _dump(shapes: Any, given: Sequence[bytes], unchanged: Any) -> Any:
+def _dump(shapes: Any, given: Sequence[bytes], unchanged: Any) -> list[bytes | None]:
     """Return the WKB of shapes; of those that are unchanged the given one."""
     found = np.full(len(shapes), None)
     found[:] = given
     found[~unchanged] = geometry.dump_wkb(shapes[~unchanged])
-    return found
+    return found.tolist()
 
 
 def _draw(pairs: Pairs, places: Sequence[Georeference], coords: LabelCoords | None) -> Drawing:

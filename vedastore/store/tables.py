@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -15,9 +16,11 @@ from vedastore.spec import keys
 from vedastore.spec.lonlat import HALF_WORLD
 from vedastore.spec.root import IndexFile
 from vedastore.spec.tables import GEOMETRY_COLUMNS, SCHEMAS, geo_metadata
+from vedastore.store.columns import arrow_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from concurrent.futures import Future
 
     from vedastore.store.commit import Write
 
@@ -68,21 +71,11 @@ def _leaves(schema: dict[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{name}"
 
 
-def _column(values: Any, kind: Any) -> Any:
-    """Return a column's values as an Arrow array; NaN in an array of floats, or first in its row, stands for null."""
-    import pyarrow as pa
-
-    if not isinstance(values, np.ndarray) or values.ndim == 1:
-        return pa.array(values, kind, from_pandas=isinstance(values, np.ndarray))
-    null = np.isnan(values[:, 0])
-    if pa.types.is_struct(kind):
-        return pa.StructArray.from_arrays([pa.array(v) for v in values.T], fields=[*kind], mask=pa.array(null))
-    ends = np.cumsum(np.where(null, 0, values.shape[1]), dtype=np.int32)
-    return pa.ListArray.from_arrays(np.insert(ends, 0, 0), values[~null].ravel(), type=kind, mask=pa.array(null))
-
-
 class TableWriter:
-    """Writes one table in row groups of bounded size; it becomes an object of the store when it is finished."""
+    """Writes one table in row groups of bounded size; it becomes an object of the store when it is finished.
+
+    A thread encodes one row group while the rows of the next are made.
+    """
 
     def __init__(self, table: str) -> None:
         import pyarrow.parquet as pq
@@ -98,6 +91,8 @@ class TableWriter:
             write_statistics=list(_leaves(SCHEMAS[table])),
             write_page_checksum=True,
         )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vedastore-table")
+        self._written: Future[None] | None = None
         self._pending: list[Any] = []
         self._pending_rows = self._pending_bytes = 0
         self._types: dict[str, set[str]] = {name: set() for name in GEOMETRY_COLUMNS[table]}
@@ -107,6 +102,7 @@ class TableWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
         self._parquet.close()  # or else it writes its end when it is collected, to a file that is closed
         self._file.close()
 
@@ -121,7 +117,7 @@ class TableWriter:
 
         for name in GEOMETRY_COLUMNS[self.table]:
             self._note(name, (shapes or {})[name])
-        rows = pa.table([_column(columns[f.name], f.type) for f in self._schema], schema=self._schema)
+        rows = pa.table([arrow_array(columns[f.name], f.type) for f in self._schema], schema=self._schema)
         if self._pending_bytes + rows.nbytes > GROUP_BYTES:
             self._flush()  # a row group is never larger than this, or than what comes at once
         self._pending.append(rows)
@@ -134,6 +130,7 @@ class TableWriter:
     def finish(self, write: Write) -> IndexFile:
         """Write the table to the store."""
         self._flush()
+        self._await_write()
         geo = geo_metadata(self.table, geometry.projjson(geometry.LONLAT), self._types, self._bounds)
         if geo is not None:
             self._parquet.add_key_value_metadata({"geo": json.dumps(geo)})
@@ -143,12 +140,20 @@ class TableWriter:
         return IndexFile(key, size, digest.hexdigest(), self.rows)
 
     def _flush(self) -> None:
+        self._await_write()
+        if self._pending:
+            self._written = self._thread.submit(self._write_group, self._pending)
+            self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
+
+    def _write_group(self, tables: list[Any]) -> None:
         import pyarrow as pa
 
-        if self._pending:
-            several = len(self._pending) > 1
-            self._parquet.write_table(pa.concat_tables(self._pending).combine_chunks() if several else self._pending[0])
-            self._pending, self._pending_rows, self._pending_bytes = [], 0, 0
+        self._parquet.write_table(pa.concat_tables(tables).combine_chunks() if len(tables) > 1 else tables[0])
+
+    def _await_write(self) -> None:
+        if self._written is not None:
+            self._written.result()
+            self._written = None
 
     def _parts(self, digest: Any) -> Iterator[bytes]:
         self._file.seek(0)
