@@ -389,6 +389,22 @@ def test_an_index_that_is_not_gapless_is_refused(entries):
         read_shard_index(*forged(entries), RGB, 0)
 
 
+def test_a_chunk_longer_than_its_pixels_is_refused():
+    size = RGB.bands * RGB.height * RGB.width
+    assert len(read_shard_index(*forged([(0, size + 500)], size + 500), RGB, 0)) == 1
+    with pytest.raises(StoreError, match="a chunk is longer than its pixels"):
+        read_shard_index(*forged([(0, 2 * size)], 2 * size), RGB, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (3, 400, 500)])
+def test_no_pixels_make_a_chunk_that_is_refused(tmp_path, dtype, shape):
+    spec = ChipSpec(dtype, *shape)
+    noise = np.random.default_rng(0).bytes(int(np.prod(shape)) * spec.itemsize)
+    objects, name = write_bucket(tmp_path, spec, [np.frombuffer(noise, dtype).reshape(shape)])
+    assert len(read_shard_index(objects, name, spec, 0)) == 1
+
+
 @pytest.mark.parametrize("size", [0, 1, 16 * RGB.samples_per_shard + 3])
 def test_a_shard_shorter_than_its_index_is_refused(size):
     name = keys.bucket(RGB.dtype, *RGB.shape)

@@ -5,6 +5,7 @@ Nothing here is locked and no file stays open, so readers are as sound in a fork
 
 from __future__ import annotations
 
+import math
 import threading
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,8 @@ Array = np.ndarray[Any, Any]
 Index = np.ndarray[Any, np.dtype[np.uint64]]
 _CRC_OF_SEALED: Final = 0x48674BC7
 """The crc32c of any bytes that end in their own crc32c."""
+_GROWTH_SHARE, _GROWTH_BYTES = 64, 1024
+"""No codec makes more of a chunk than the chunk, this part of it, and these bytes: pixels that do not shrink stay."""
 _decompressors = threading.local()
 
 
@@ -155,6 +158,7 @@ class ShardReader:
     def __init__(self, objects: Objects, bucket: str, spec: ChipSpec) -> None:
         self.spec = spec
         self._objects, self._bucket = objects, bucket
+        self._per_shard, self._per_sample = spec.samples_per_shard, spec.chunks_per_sample
         self._index: dict[int, Index] = {}
 
     def read(self, row: int) -> Array:
@@ -185,18 +189,18 @@ class ShardReader:
             chunks = self._read_chunks(first, int(wanted[run[-1]]))
             for at in run.tolist():
                 row = int(wanted[at])
-                start = (row - first) * spec.chunks_per_sample
-                _decode_into(chips[at], chunks[start : start + spec.chunks_per_sample], spec, self._where(row))
+                start = (row - first) * self._per_sample
+                _decode_into(chips[at], chunks[start : start + self._per_sample], spec, self._where(row))
         return chips
 
     def _where(self, row: int) -> str:
-        key = keys.shard(self._bucket, row // self.spec.samples_per_shard)
+        key = keys.shard(self._bucket, row // self._per_shard)
         return f"{self._objects.url}/{key}: row {row}"
 
     def _read_chunks(self, first: int, last: int) -> list[bytes]:
         """Return the inner chunks of neighbouring rows of one shard, with one ranged read."""
-        shard, slot = divmod(first, self.spec.samples_per_shard)
-        per_sample, count = self.spec.chunks_per_sample, last - first + 1
+        shard, slot = divmod(first, self._per_shard)
+        per_sample, count = self._per_sample, last - first + 1
         entries = self._entries(shard)[slot * per_sample : (slot + count) * per_sample].tolist()
         if len(entries) != count * per_sample:
             raise StoreError("the shard has no such row", where=self._where(first + len(entries) // per_sample))
@@ -207,14 +211,14 @@ class ShardReader:
         entries = self._index.get(shard)
         if entries is None:
             entries = read_shard_index(self._objects, self._bucket, self.spec, shard)
-            if len(self._index) >= ENTRIES_KEPT // (self.spec.samples_per_shard * self.spec.chunks_per_sample):
+            if len(self._index) >= ENTRIES_KEPT // (self._per_shard * self._per_sample):
                 self._index = {}
             self._index[shard] = entries
         return entries
 
 
 def read_shard_index(objects: Objects, bucket: str, spec: ChipSpec, shard: int) -> Index:
-    """Return the (offset, length) of every inner chunk that a shard has: in order, gapless, inside the shard."""
+    """Return the (offset, length) of every inner chunk that a shard has: in order, gapless, inside, of sound length."""
     import google_crc32c
 
     key = keys.shard(bucket, shard)
@@ -237,4 +241,7 @@ def read_shard_index(objects: Objects, bucket: str, spec: ChipSpec, shard: int) 
     gapless = np.array_equal(np.append(offsets, np.uint64(body_bytes)), np.append(np.uint64(0), ends))
     if not (inside and gapless) or not (index[used:] == MISSING).all():
         raise StoreError("the shard's index is damaged: its chunks are not one behind the other", where=where)
+    raw_bytes = math.prod(spec.chunk_shape) * spec.itemsize
+    if (lengths > raw_bytes + raw_bytes // _GROWTH_SHARE + _GROWTH_BYTES).any():  # it would be read into memory whole
+        raise StoreError("the shard's index is damaged: a chunk is longer than its pixels", where=where)
     return index[:used].copy()

@@ -21,6 +21,7 @@ from vedastore.ops.select import select as find_samples
 from vedastore.spec.tables import HEAVY, SAMPLES
 from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views import sample as sample_view
+from vedastore.views.batches import iter_batches
 from vedastore.views.dataset import build_dataset
 from vedastore.views.labels import multi_hot
 from vedastore.views.sample import read_json
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vedastore.model import Limits, Task
     from vedastore.ops.export import ExportReport
     from vedastore.ops.verify import VerifyReport
+    from vedastore.views.batches import Batch
     from vedastore.views.sample import Sample
 
 
@@ -227,6 +229,59 @@ class Collection:
             When the samples are of several shapes or types, and no bucket is named.
         """
         return build_dataset(self._snapshot, self._positions, labels=labels, bucket=bucket)
+
+    def batches(
+        self,
+        size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        split: str | None = None,
+        workers: int | None = None,
+        *,
+        bucket: str | None = None,
+    ) -> Iterator[Batch]:
+        """Yield ``(images, labels)`` for training, ``size`` samples at a time and fewer in the last batch.
+
+        Batches are read ahead by threads; ``workers`` + 2 of them are in memory at most. What is in which batch depends
+        on the collection, ``seed`` and ``size`` alone. In another process, call it there: what was begun before a fork
+        does not go on behind it.
+
+        Parameters
+        ----------
+        size : int
+            Samples of a batch.
+        shuffle : bool
+            Whether to take all samples in a random order, another one for each ``seed``, instead of the collection's.
+        split : str, optional
+            Take the samples of this split only.
+        workers : int, optional
+            Threads; one for each core that this process may use without it.
+        bucket : str, optional
+            Take the samples of this shape and type only; a collection of several asks for it.
+
+        Returns
+        -------
+        iterator of (images, labels)
+            ``images`` is an array (sample, band, y, x) of the bucket's type, yours to change. Chips of 2 to 4 bands of
+            8 bits have the bands last in memory; ``torch.from_numpy`` takes them as they are. For classification,
+            ``labels`` is an array (sample, class) of uint8, 1 where a sample has a class; for the other tasks it is
+            a sequence of what ``Sample.label`` gives, each parsed when it is asked for.
+
+        Raises
+        ------
+        UsageError
+            When there are no such samples, or they are of several shapes or types and no bucket is named.
+        """
+        return iter_batches(
+            self._snapshot,
+            self._positions,
+            size,
+            shuffle=shuffle,
+            seed=seed,
+            split=split,
+            workers=workers,
+            bucket=bucket,
+        )
 
     def multi_hot(self) -> xr.DataArray:
         """Return a (sample, class) uint8 array on Dask, 1 where a sample has a class."""

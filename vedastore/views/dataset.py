@@ -35,20 +35,19 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     import xarray as xr
 
     table, chosen = read_index(snapshot, positions, _COLUMNS, bucket)
-    columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
     spec = snapshot.version.buckets[chosen].spec
     image = _lazy_chips(snapshot, chosen, table.column("row").to_numpy())
     coords: dict[str, Any] = {
-        "id": ("sample", np.array(columns["id"], dtype=object)),
-        "split": ("sample", np.array([s or "" for s in columns["split"]], dtype=object)),
-        "transform": (("sample", "affine"), _transforms(columns["transform"])),
+        "id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)),
+        "split": ("sample", np.array(table.column("split").fill_null("").to_pylist(), dtype=object)),
+        "transform": (("sample", "affine"), _transforms(table.column("transform"))),
         "affine": ("affine", list("abcdef")),
     }
     data: dict[str, Any] = {"image": (DIMENSIONS, image)}
     version = snapshot.version
     if labels and version.task == "classification":
         coords["class"] = ("class", np.array(version.classes, dtype=object))
-        data["label"] = (("sample", "class"), multi_hot(columns["classes"], version.classes))
+        data["label"] = (("sample", "class"), multi_hot(table.column("classes").to_pylist(), version.classes))
     attributes = {
         "title": version.name,
         "version": version.version,
@@ -56,11 +55,10 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
         "source": snapshot.objects.url,
     }
     dataset = xr.Dataset(data, coords, attributes)
-    nodata = set(columns["nodata"])
-    if len(nodata) == 1 and (value := parse_nodata(nodata.pop(), spec.dtype)) is not None:
+    nodata, crs = (table.column(name).unique().to_pylist() for name in ("nodata", "crs"))
+    if len(nodata) == 1 and (value := parse_nodata(nodata[0], spec.dtype)) is not None:
         dataset["image"].attrs["_FillValue"] = value
-    crs = set(columns["crs"])
-    return write_crs(dataset, crs.pop(), snapshot.objects.url) if len(crs) == 1 else dataset
+    return write_crs(dataset, crs[0], snapshot.objects.url) if len(crs) == 1 else dataset
 
 
 def parse_nodata(text: str | None, dtype: str) -> Any:
@@ -102,7 +100,7 @@ def read_index(
     table = snapshot.table("samples").read_rows(positions, columns)
     if split is not None:
         table = table.filter(pc.equal(table.column("split"), split))
-    names = sorted(pc.unique(table.column("bucket")).to_pylist())
+    names = sorted(table.column("bucket").unique().to_pylist())
     if not names:
         told = "" if split is None else f" in the split {split!r}"
         raise UsageError(f"there is no sample to make an array of{told}", where=where)
@@ -139,8 +137,13 @@ def _read_block(rows: np.ndarray[Any, Any], snapshot: Snapshot, bucket: str) -> 
     return snapshot.chips(bucket).read_rows(rows)
 
 
-def _transforms(rows: Sequence[Sequence[float] | None]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([row if row is not None else [np.nan] * 6 for row in rows], dtype="f8").reshape(-1, 6)
+def _transforms(column: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the six numbers of each row of a column; not a number where it has none."""
+    import pyarrow.compute as pc
+
+    transforms = np.full((len(column), 6), np.nan)
+    transforms[column.is_valid().to_numpy()] = pc.list_flatten(column).to_numpy().reshape(-1, 6)
+    return transforms
 
 
 def write_crs(data: Any, crs: str | None, where: str) -> Any:
