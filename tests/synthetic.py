@@ -22,7 +22,7 @@ CLASSES = ("airport", "barn", "boat", "bridge", "building", "car", "crane", "pie
 SPLITS = ("train", "train", "train", "train", "train", "train", "train", "test", "test", "validate")
 SPEC = ChipSpec("uint8", 3, 256, 256)
 BUCKET = keys.bucket("uint8", *SPEC.shape)
-SCENE_SAMPLES = 500
+SCENE_SAMPLES = 100
 _CORNERS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)], "f8")
 
 

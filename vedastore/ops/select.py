@@ -77,9 +77,7 @@ def _criteria(
     if classes is not None:
         yield _has_classes(_parse_classes(snapshot, classes))
     if split is not None:
-        if not isinstance(split, str):
-            raise UsageError(f"the split is {split!r}", hint="give its name")
-        yield _is_in_split(split)
+        yield _is_in_split(_parse_text(split, "split"))
     if bbox is not None:
         yield _meets_box(_parse_box(bbox))
     if intersects is not None:
@@ -87,9 +85,7 @@ def _criteria(
         yield _meets_box(shape.bounds)
         yield _meets_shape(shape)
     if where is not None:
-        if not isinstance(where, str):
-            raise UsageError(f"the condition is {where!r}", hint="give SQL, such as \"split = 'train'\"")
-        yield _fulfils(Condition(where))
+        yield _fulfils(Condition(_parse_text(where, "where")))
 
 
 def find_bounds(snapshot: Snapshot, positions: Positions) -> Bbox | None:
@@ -195,11 +191,16 @@ def _with_ids(snapshot: Snapshot, positions: Positions, ids: list[str]) -> Posit
 
 def _parse_names(given: Any, what: str) -> list[str]:
     """Return one name or several as a list."""
-    names: list[str] = [given] if isinstance(given, str) else list(given) if np.iterable(given) else [given]
-    for name in names:
-        if not isinstance(name, str):
-            raise UsageError(f"{what} are texts, and {name!r} is none")
-    return names
+    names = [given] if isinstance(given, str) or not np.iterable(given) else list(given)
+    return [_parse_text(name, what) for name in names]
+
+
+def _parse_text(given: Any, what: str) -> str:
+    try:
+        text = str.encode(given).decode()
+    except (TypeError, UnicodeEncodeError):
+        raise UsageError(f"{what} is {given!r}, which is no text") from None
+    return text
 
 
 def _parse_classes(snapshot: Snapshot, given: Any) -> list[int]:

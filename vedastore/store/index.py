@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vedastore.io.objects import Objects
     from vedastore.spec.root import IndexFile, Version
 
-KEPT_BYTES: Final = 64 * 2**20
+KEPT_BYTES: Final = 32 * 2**20
 """Row groups that a reader keeps for rows by position, as columns in memory."""
 
 # What a file may ask for. Each bound is far from what the writer makes.

@@ -56,10 +56,15 @@ class Lookup:
 
     def find(self, sample_id: str) -> int | None:
         """Return the position of the sample of an id."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
+        try:
+            wanted = pa.scalar(sample_id, "string")
+        except UnicodeEncodeError:
+            return None
         for block, start in enumerate(self._starts[:-1].tolist()):
-            at = pc.index(self.ids(block), sample_id).as_py()
+            at = pc.index(self.ids(block), wanted).as_py()
             if at >= 0:
                 return int(start + at)
         return None

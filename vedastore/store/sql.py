@@ -41,6 +41,7 @@ class Condition:
 
         self._text, self._error = text, duckdb.Error
         self._connection = duckdb.connect(":memory:", config=_configuration())
+        self._run("SET enable_progress_bar = false; SET lock_configuration = true")
         nodes = list(_nodes(self._parse()))
         if any(node.get("class") == "SUBQUERY" for node in nodes):
             raise self._refused("subqueries are not allowed")
@@ -81,7 +82,6 @@ def _configuration() -> dict[str, Any]:
         "temp_directory": "",
         "memory_limit": _MEMORY,
         "threads": os.cpu_count() or 1,
-        "lock_configuration": True,
     }
 
 
