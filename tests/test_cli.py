@@ -1,5 +1,6 @@
 """The command line as a user runs it: results, exit codes, JSON, one line for a refusal."""
 
+import gzip
 import json
 import os
 import pty
@@ -65,6 +66,8 @@ def test_json_documents(tmp_path, source):
     }
     assert run_json("versions", store)["versions"][0]["samples"] == 4
     assert run_json("export", store, tmp_path / "b.tgz")["identical"] == 10
+    assert run_json("export", store, tmp_path / "c.tgz", "--level", "9")["bytes"] > 0
+    assert gzip.decompress((tmp_path / "c.tgz").read_bytes()) == gzip.decompress((tmp_path / "b.tgz").read_bytes())
     assert run_json("validate", source)["ok"] is True
 
 
@@ -106,6 +109,8 @@ def test_exit_codes(tmp_path, source):
     assert refused("export", store, tmp_path / "no" / "b.tar.gz", code=5)["kind"] == "store"
     assert refused("export", store, tmp_path / f"{'x' * 300}.tar", code=5)["kind"] == "store"
     assert refused("export", store, tmp_path / "b.zip", code=2)["kind"] == "usage"
+    for level, name in ((0, "b.tar.gz"), (10, "b.tar.gz"), (1, "b.tar")):
+        assert refused("export", store, tmp_path / name, "--level", str(level), code=2)["kind"] == "usage"
     assert refused("export", store, tmp_path / "b.tar", "--version", "7", code=2)["hint"] == "the store has 1.0.1"
     assert refused("convert", "s3://bucket/r.tar.gz", tmp_path / "x.zarr", code=2)["kind"] == "usage"
     assert refused("convert", source, source, tmp_path / "x.zarr", code=2)["kind"] == "usage"

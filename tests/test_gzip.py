@@ -8,12 +8,13 @@ import zlib
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import ArchiveError
-from vedastore.io.deflate import ParallelGzipWriter
+from vedastore.io.deflate import DEFAULT_LEVEL, LEVELS, ParallelGzipWriter
 from vedastore.io.gzip import GzipReader
 from vedastore.model import DEFAULT_LIMITS, Limits
 
@@ -183,7 +184,7 @@ def test_an_error_of_the_source_passes_through(tmp_path):
 
 @given(
     writes=st.lists(st.binary(max_size=300), max_size=8),
-    level=st.integers(0, 3),
+    level=st.sampled_from(LEVELS),
     block_bytes=st.integers(1, 400),
     max_pending=st.integers(1, 4),
 )
@@ -231,6 +232,43 @@ def test_processes_write_the_same_bytes():
         writer.write(memoryview(TEXT))
         writer.write(bytearray(TEXT))
     assert sink.getvalue() == compress(TEXT * 2)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_neither_workers_nor_the_sizes_of_writes_matter(level):
+    whole = compress(TEXT * 9, workers=1, level=level, block_bytes=50_000)
+    for workers, step in ((2, 7_001), (4, 123_457)):
+        sink = io.BytesIO()
+        with (
+            ThreadPoolExecutor(workers) as pool,
+            ParallelGzipWriter(sink, pool, level=level, block_bytes=50_000) as writer,
+        ):
+            for start in range(0, len(TEXT) * 9, step):
+                writer.write((TEXT * 9)[start : start + step])
+        assert sink.getvalue() == whole
+
+
+def test_a_buffer_that_changes_after_it_was_written():
+    sink, buffer = io.BytesIO(), bytearray(TEXT)
+    with ThreadPoolExecutor(1) as pool, ParallelGzipWriter(sink, pool) as writer:
+        writer.write(buffer)
+        buffer[:] = bytes(len(buffer))
+    assert gzip.decompress(sink.getvalue()) == TEXT
+
+
+def test_imagery_is_nearly_as_small_as_gzip_makes_it():
+    """Chips (y, x, band) of 8 bits: ground that bands share, and noise of the sensor."""
+    rng = np.random.default_rng(0)
+    chips = []
+    for _ in range(16):
+        ground = rng.normal(0, 1, (32, 32)).cumsum(0).cumsum(1).repeat(8, 0).repeat(8, 1)
+        chip = 90 + 40 * ground / np.abs(ground).max() + np.array([0, 9, -7])[:, None, None]
+        chips.append((chip + rng.normal(0, 2, (3, 256, 256))).clip(0, 255).astype("u1").transpose(1, 2, 0).tobytes())
+    data = b"".join(chips)
+    sizes = {level: len(compress(data, level=level)) for level in (1, DEFAULT_LEVEL, 3)}
+    reference = len(zlib.compress(data, 6))
+    assert max(sizes.values()) < 1.06 * reference, (sizes, reference)
+    assert sizes[DEFAULT_LEVEL] < 1.03 * reference, (sizes, reference)
 
 
 def test_blocks_in_flight_are_bounded():
@@ -281,5 +319,5 @@ def test_close_twice_and_the_sink_stays_open():
 
 
 def test_an_error_of_a_block_is_raised():
-    with ThreadPoolExecutor(1) as pool, pytest.raises(Exception, match="level"):
-        ParallelGzipWriter(io.BytesIO(), pool, level=9).write(TEXT * 300)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="initialization"):
+        ParallelGzipWriter(io.BytesIO(), pool, level=99).write(TEXT * 300)

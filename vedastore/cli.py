@@ -130,6 +130,7 @@ def _export(options: argparse.Namespace) -> int:
             options.dest,
             for_import=options.for_import,
             overwrite=options.overwrite,
+            level=options.level,
             workers=options.workers,
             client=client,
             progress=progress,
@@ -336,6 +337,9 @@ def _parser() -> argparse.ArgumentParser:
         "--for-import", action="store_true", help="only images and labels; print the request for bulk import"
     )
     sub.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    sub.add_argument(
+        "--level", type=int, metavar="N", help="1 and 2 (the default) compress fast, 3 to 9 as gzip does, more slowly"
+    )
     _add_workers(sub)
 
     sub = command("info", _info, "tell what a store holds", "vedastore info ts_104.zarr")

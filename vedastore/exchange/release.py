@@ -12,7 +12,7 @@ import numpy as np
 from vedastore.errors import ArchiveError, ImageError, StoreError
 from vedastore.io import archive, tiff
 from vedastore.io.archive import Member, Unread
-from vedastore.io.deflate import ParallelGzipWriter
+from vedastore.io.deflate import DEFAULT_LEVEL, ParallelGzipWriter
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
 from vedastore.io.inflate import HashedFile, InflatedFile, is_worth
@@ -228,8 +228,8 @@ def read_label(
 class ReleaseWriter:
     """Writes members to an archive in the order they come: ``.tar.gz``, ``.tgz``, or ``.tar`` without compression."""
 
-    def __init__(self, file: IO[bytes], *, compress: bool, executor: Executor) -> None:
-        self._gzip = ParallelGzipWriter(file, executor) if compress else None
+    def __init__(self, file: IO[bytes], *, compress: bool, executor: Executor, level: int = DEFAULT_LEVEL) -> None:
+        self._gzip = ParallelGzipWriter(file, executor, level=level) if compress else None
         self._tar = archive.TarWriter(self._gzip.write if self._gzip else file.write)
 
     def add(self, name: str, data: bytes, *, is_dir: bool = False) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseWriter
+from vedastore.io.deflate import DEFAULT_LEVEL, LEVELS
 from vedastore.io.files import new_file
 from vedastore.ops.rebuild import iter_rebuilt
 from vedastore.ops.workers import count_workers, open_executor
@@ -49,20 +50,32 @@ def export(
     *,
     for_import: bool = False,
     overwrite: bool = False,
+    level: int | None = None,
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> ExportReport:
     """Write a version as ``.tar.gz``, ``.tgz`` or ``.tar``; ``progress`` is called with members done and in all.
 
+    Parameters
+    ----------
+    level : int, optional
+        How hard to compress. 1 and 2 (the default) are fast; 3 to 9 are the levels of gzip, ten times as slow, for an
+        archive that is a few percent smaller.
+
     Raises
     ------
+    UsageError
+        For a target in the store or of another kind, and for a level that is none, or of a ``.tar``.
     ConflictError
         When the target exists.
     StoreError
         When the store is damaged, or the target cannot be written.
     """
     compress = _is_compressed(os.fspath(dest))
+    if level is not None and not (compress and level in LEVELS):
+        what = f"no level of compression is {level}" if compress else "a .tar is not compressed, at no level"
+        raise UsageError(what, where=os.fspath(dest), hint=f"levels of a .tar.gz go from {LEVELS[0]} to {LEVELS[-1]}")
     if Path(snapshot.objects.url).resolve() in Path(local_path(dest)).resolve().parents:
         raise UsageError("the target lies in the store", where=os.fspath(dest), hint="choose a place outside of it")
     total = 2 * snapshot.version.samples + (0 if for_import else snapshot.version.index["members"].rows)
@@ -72,7 +85,7 @@ def export(
         file = stack.enter_context(new_file(dest, overwrite=overwrite))
         executor = stack.enter_context(open_executor(workers, client))
         deflaters = stack.enter_context(ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore-gzip"))
-        writer = ReleaseWriter(file, compress=compress, executor=deflaters)
+        writer = ReleaseWriter(file, compress=compress, executor=deflaters, level=level or DEFAULT_LEVEL)
         for member in iter_rebuilt(snapshot, executor, only_pairs=for_import):
             if member.outcome == "damaged" and member.problem is not None:
                 raise member.problem
