@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scripts.benchmarks.contender import Contender
 
 RESULTS = ROOT / "docs" / "benchmarks.json"
-READ_MOST = 5000
+READ_MOST, PROFILED = 5000, 2000
 FULL = (1000, 5000, 20_000)
 
 
@@ -83,9 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = options.data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vedastore-bench-")))
         data = Data(folder.absolute())
         if options.profile:
-            from scripts.benchmarks import profile
+            from scripts.benchmarks import profile_page
 
-            profile.main(data, min(options.samples, 1000))
+            profile_page.main(data, min(options.samples, PROFILED))
             return 0
         results = measure_all(data, options)
     if options.only and not options.json:

@@ -79,9 +79,11 @@ class Contender:
             remove(self.writes)
             if self.into_folder:
                 self.writes.mkdir()
-        os.sync()  # what others wrote is not to be paid for by this one
         flags = self.flags if watch else ()
-        return run([*self.command, *flags], reports=self.reports, watch=watch, cores=self.cores)
+        done = run([*self.command, *flags], reports=self.reports, watch=watch, cores=self.cores)
+        if self.writes is not None:
+            os.sync()  # or else the next one pays for what this one wrote
+        return done
 
 
 @dataclass(slots=True)

@@ -24,11 +24,11 @@ TITLES = {
     "start": "Start",
     "scaling": "From few chips to many",
 }
-READING = """In one process, libraries imported before. The first pass includes opening; figures are of the second.
-Every contender's pixels are summed up and compared."""
+READING = """In one process, libraries imported before. A first pass includes opening; figures are of the second one.
+The pixels of all are summed up and compared."""
 INTROS = {
-    "convert": """From the release to arrays: whole processes. The pixels of every store are summed up by zarr-python and
-        compared with those of the TIFFs.""",
+    "convert": """From the release to arrays: whole processes. The pixels of every store are summed up by zarr-python
+        and compared with those of the TIFFs.""",
     "deflate": "The same chips in TIFFs with Deflate compression: whole processes.",
     "export": "From the store to a tar.gz: whole processes. The images are the same bytes as before.",
     "verify": "Whole processes. `verify` reads every object, and proves every image by its digest.",
@@ -71,10 +71,11 @@ def _head(results: dict[str, Any]) -> str:
         {data["raw_bytes"] / MB:,.0f} MB as a tar, {data["release_bytes"] / MB:,.0f} MB as a tar.gz (gzip -6). Readers
         read {data["read_samples"]:,} of them.""",
         f"""All take turns: {results["rounds"]} rounds, each in an order of its own, from a warm page cache. Figures are
-        medians, with the least and the greatest in brackets. How many times as long as the first row a contender takes
+        medians, with the least and the greatest in brackets. How many times as long as the first row another one takes
         is counted within each round, so that a machine that is slow for a while changes little.""",
-        f"""Memory is the peak of the whole tree of processes ({memory}), seen in a further run that is not timed. A
-        conversion and an export are checked and durable (`fsync`) when they end; what they are compared with is not.""",
+        f"""Memory is the peak of the whole tree of processes ({memory}), seen in a further run that is not timed.
+        A conversion and an export are checked and durable (`fsync`) when they end; what they are compared with is
+        not.""",
         f"""{cores}, Python {machine["python"]}; {versions}. {machine["date"]}; load over the last minute, before and
         after: {load}. Where it is above the number of cores before, other work slowed all contenders.""",
         """[Performance](performance.md) tells where the time goes. Every single run is in
