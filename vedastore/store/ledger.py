@@ -49,6 +49,10 @@ CREATE VIEW unpaired AS
     SELECT id, half, member, MIN(ordinal) AS ordinal, iif(half = 'image', 'label', 'image') AS lack FROM halves
         GROUP BY id HAVING MIN(half) = MAX(half);
 """
+_INSERT: Final = {
+    "image": f"INSERT OR IGNORE INTO images VALUES ({', '.join('?' * 18)})",  # noqa: S608 - nothing from outside
+    "label": f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 21)})",  # noqa: S608
+}
 _TRANSFORM: Final = struct.Struct("6d")
 _SIZES: Final = "Q"
 _REJECTED: Final = """
@@ -157,9 +161,10 @@ class Ledger:
         label, nowhere = half.label, (None, None, None, None)
         geometries = [o.geometry for o in label.objects]
         counts = [(name, len([*group])) for name, group in groupby(label.objects, key=attrgetter("class_name"))]
+        flags = json.dumps(label.flags) if label.flags else "[]"
         row_values = (
             half.id, half.member, half.ordinal, label.kind, json.dumps(label.declared), json.dumps(label.present),
-            json.dumps(label.flags), *(label.footprint_bounds or nowhere), *(label.objects_bounds or nowhere),
+            flags, *(label.footprint_bounds or nowhere), *(label.objects_bounds or nowhere),
             all(o.is_box for o in label.objects), label.footprint, half.data, json.dumps(counts),
             array(_SIZES, map(len, geometries)).tobytes(), b"".join(geometries),
         )  # fmt: skip
@@ -167,8 +172,7 @@ class Ledger:
 
     def _insert(self, half: Literal["image", "label"], values: tuple[Any, ...]) -> str | None:
         """Insert a row of images or labels; return the member that has its id already."""
-        places = ", ".join("?" * len(values))
-        if self._db.execute(f"INSERT OR IGNORE INTO {half}s VALUES ({places})", values).rowcount:  # noqa: S608
+        if self._db.execute(_INSERT[half], values).rowcount:
             return None
         taken = f"SELECT {half}_member FROM {half}s WHERE id = ?"  # noqa: S608 - one of two words
         return str(self._db.execute(taken, values[:1]).fetchone()[0])

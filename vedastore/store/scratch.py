@@ -13,7 +13,10 @@ from vedastore.io.files import scratch_errors
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_PRAGMAS = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384; PRAGMA temp_store = FILE;"
+_PRAGMAS = (  # rows have some kilobytes: smaller pages would hold them in chains
+    "PRAGMA page_size = 16384; PRAGMA cache_size = -16384; PRAGMA temp_store = FILE;"
+    " PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+)
 
 
 @contextmanager

@@ -54,6 +54,11 @@ class Sample:
         shape = f"{spec.bands} x {spec.height} x {spec.width} {spec.dtype}"
         return f"<vedastore.Sample {self.id!r}: {shape}, {escape(', '.join(self.classes)) or 'no class'}>"
 
+    @property
+    def pixels(self) -> np.ndarray[Any, Any]:
+        """The pixels alone, (band, y, x) as NumPy; read anew each time, for loops that need nothing else."""
+        return self._snapshot.chips(self._row["bucket"]).read(self._row["row"])
+
     @cached_property
     def image(self) -> xr.DataArray:
         """The pixels (band, y, x), with the CRS, transform and nodata of the TIFF under ``.rio``.
@@ -62,10 +67,10 @@ class Sample:
         footprint either, it has neither.
         """
         row, transform = self._row, self._row["transform"]
-        reader, where = self._snapshot.chips(row["bucket"]), self._snapshot.objects.url
-        kind = (reader.spec.bands, reader.spec.dtype, row["nodata"], row["crs"])
-        pattern = _pattern(*kind, where, georeferenced=transform is not None)
-        return _build_image(reader.read(row["row"]), transform, pattern)
+        pixels = self.pixels
+        kind = (len(pixels), pixels.dtype.name, row["nodata"], row["crs"])
+        pattern = _pattern(*kind, self._snapshot.objects.url, georeferenced=transform is not None)
+        return _build_image(pixels, transform, pattern)
 
     @cached_property
     def feature(self) -> dict[str, Any]:
