@@ -228,6 +228,7 @@ def test_geo_interface(tmp_path):
 def test_many_threads_read_one_collection(tmp_path):
     collection = convert(make_release(40), tmp_path)
     expected = {s.id: s.image.values for s in collection}
+    assert all(np.array_equal(s.pixels, expected[s.id]) for s in collection)
     collection = vs.open(tmp_path / "r.zarr")
     with ThreadPoolExecutor(8) as threads:
         for index, image in enumerate(threads.map(lambda i: collection[i % 40].image.values, range(400))):
