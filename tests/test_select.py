@@ -22,7 +22,7 @@ from shapely import affinity
 import vedastore as vs
 from tests import synthetic
 from tests.builders import make_release
-from tests.test_hostile_store import key_of, put_table
+from tests.test_hostile_store import key_of, put_table, version
 from vedastore.io.objects import LocalObjects
 from vedastore.store import lookup, sql
 from vedastore.store.index import TableReader
@@ -60,8 +60,7 @@ def edges(store):
 
 
 def samples_file(store):
-    version = json.loads((store / "zarr.json").read_bytes())["attributes"]["vedastore"]["versions"][-1]
-    return store / version["index"]["samples"]["key"]
+    return store / key_of(store, "samples")
 
 
 @pytest.fixture
@@ -543,6 +542,23 @@ def test_a_store_of_tiny_row_groups(store, tmp_path, frame):
         ids(collection.select(classes=list(CLASSES[:5]), limit=3))
         == [s.id for s in collection if set(s.classes) & set(CLASSES[:5])][:3]
     )
+
+
+def test_the_first_and_last_features_of_a_row_group_are_found(collection):
+    features, reader = collection.features, collection._snapshot.table("features")
+    assert len(reader.starts) > 3
+    for group in range(len(reader.starts) - 1):
+        for position in reader._position_edges(group):
+            assert len(collection[position : position + 1].features) == (features.position == position).sum() > 0
+
+
+def test_classes_that_the_version_does_not_list(tmp_path):
+    """A store from a stranger: they are nobody's."""
+    target = tmp_path / "t.zarr"
+    synthetic.build(target, 300)
+    expected = ids(vs.open(target).select(classes="barn"))
+    version(classes=list(CLASSES[1:]))(target)
+    assert ids(vs.open(target).select(classes="barn")) == expected
 
 
 def test_statistics_that_lie_are_found_out(tmp_path):
