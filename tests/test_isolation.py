@@ -220,7 +220,7 @@ def test_a_script_without_a_main_guard_can_call(tmp_path):
 
 
 def crashing_interpreter(folder):
-    """A Python whose Deflate decoder dies of a segmentation fault where it meets a marker, as a broken codec would."""
+    """A Python whose PackBits decoder dies of a segmentation fault where it meets a marker, as a broken codec would."""
     (folder / "sitecustomize.py").write_text(
         """if True:
         import ctypes, sys, importlib.abc, importlib.machinery
@@ -231,15 +231,15 @@ def crashing_interpreter(folder):
                     return None
                 sys.meta_path.remove(self)
                 import imagecodecs
-                sound = imagecodecs.deflate_decode
+                sound = imagecodecs.packbits_decode
 
-                def deflate_decode(data, **options):
+                def packbits_decode(data, **options):
                     decoded = sound(data, **options)
                     if bytes(decoded[:8]) == b"CRASH!!!":
                         ctypes.string_at(0)
                     return decoded
 
-                imagecodecs.deflate_decode = deflate_decode
+                imagecodecs.packbits_decode = packbits_decode
                 return imagecodecs.__spec__
 
         sys.meta_path.insert(0, Finder())
@@ -250,10 +250,10 @@ def crashing_interpreter(folder):
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_codec_that_crashes_costs_one_sample(tmp_path, skip):
-    release = make_release(4, shape=(1, 16, 16), task="classification", compress="deflate")
+    release = make_release(4, shape=(1, 16, 16), task="classification", compress="packbits")
     bait = pixels_of((1, 16, 16))
     bait.reshape(-1)[:8] = np.frombuffer(b"CRASH!!!", "u1")
-    release.members["ts_104-1.0.1/images/2.tif"] = geotiff(bait, compress="deflate")
+    release.members["ts_104-1.0.1/images/2.tif"] = geotiff(bait, compress="packbits")
     source = release.tar_gz(tmp_path / "r.tar.gz")
     store = tmp_path / "r.zarr"
     command = [sys.executable, "-m", "vedastore.cli", "convert", source, store, *(["--on-error=skip"] if skip else [])]

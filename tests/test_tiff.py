@@ -22,10 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import read_tiff
+from tests.tiff_bytes import Page, image
+from tests.tiff_bytes import tiff as tiff_bytes
 from vedastore.errors import ImageError
 from vedastore.io import tiff
+from vedastore.io.tiff.codecs import DEFLATERS, ENCODERS
 from vedastore.io.tiff.directories import Value, with_changes
 from vedastore.io.tiff.image import parse_image
+from vedastore.io.tiff.layout import DEFLATE
 from vedastore.io.tiff.structure import read_first_directory
 from vedastore.model import Limits
 
@@ -362,7 +366,7 @@ def test_equivalent_keeps_pages_and_long_values(big, order):
     with tifffile.TiffWriter(out, bigtiff=big, byteorder=order) as writer:
         for seed in range(2):
             writer.write(
-                some_pixels("u2", 1, seed=seed)[0], compression="zlib", compressionargs={"level": 4}, tile=(16, 16),
+                some_pixels("u2", 1, seed=seed)[0], compression="zstd", compressionargs={"level": 17}, tile=(16, 16),
                 predictor=2, metadata=None, description="a description that lies outside its entry",
             )  # fmt: skip
     data = out.getvalue()
@@ -371,6 +375,34 @@ def test_equivalent_keeps_pages_and_long_values(big, order):
     with tifffile.TiffFile(io.BytesIO(again)) as file:
         assert len(file.pages) == 2
         assert_equal_pixels(file.pages[1].asarray(), some_pixels("u2", 1, seed=1)[0])
+
+
+@pytest.mark.parametrize("level", range(1, 13))
+def test_every_level_of_gdal_is_known(level):
+    """By libdeflate itself, and by what its streams begin with: no other process, no GDAL."""
+    taken, _ = assert_comes_back(write_rasterio(some_pixels("u1", 3, 64, 50), compress="deflate", ZLEVEL=level))
+    assert taken.fidelity == "exact"
+    assert tiff.describe(taken.envelope).encoder.startswith("libdeflate-")
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODERS[DEFLATE] if name != "gdal"])
+def test_a_deflate_encoder_begins_as_it_is_said_to(name):
+    layout = parse(write_rasterio(some_pixels())).layout
+    (header,) = (header for header, names in DEFLATERS.items() if name in names)
+    for size in (1, 1000, 100_000):
+        raw = np.random.default_rng(size).integers(0, 9, size).astype("u1")
+        (encoded,) = ENCODERS[DEFLATE][name]([raw], layout)
+        assert encoded.startswith(header)
+        assert zlib.decompress(encoded) == raw.tobytes()
+
+
+@pytest.mark.parametrize("scheme", ["deflate", "zstd"])
+def test_a_segment_that_holds_more_or_less_than_its_pixels(scheme):
+    pack = zlib.compress if scheme == "deflate" else imagecodecs.zstd_encode
+    for size in (0, 99, 101, 1 << 26):
+        data = tiff_bytes(Page(image(10, 10, scheme={"deflate": 8, "zstd": 50000}[scheme]), [pack(bytes(size))]))
+        with pytest.raises(ImageError, match=r"more or fewer bytes|does not decode"):
+            tiff.decode(data)
 
 
 def test_another_library_version_falls_back_to_equivalent(monkeypatch):

@@ -166,10 +166,12 @@ def test_what_was_decoded_travels():
     ("data", "expected"),
     [
         (by_gdal(), False), (by_gdal(SPARSE_OK=True, **PADDED), False), (by_gdal(ENDIANNESS="BIG"), False),
-        (by_gdal(compress="deflate"), True), (by_gdal(compress="jpeg"), True), (by_gdal(NBITS=4), True),
+        (by_gdal(compress="deflate"), False), (by_gdal(compress="zstd"), False), (by_gdal(compress="lzw"), True),
+        (by_gdal(np.zeros((3, 1200, 1200), "u1"), compress="deflate"), True), (by_gdal(compress="packbits"), True),
+        (by_gdal(compress="jpeg"), True), (by_gdal(NBITS=4), True),
     ],
 )  # fmt: skip
-def test_codecs_and_nothing_else_run_in_another_process(data, expected, monkeypatch):
+def test_codecs_that_are_not_trusted_run_in_another_process(data, expected, monkeypatch):
     calls = []
     monkeypatch.setattr("vedastore.io.tiff.file.with_codecs", lambda _, function, *a: calls.append(a) or function(*a))
     tiff.decode(data)

@@ -10,7 +10,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import AUSTIN, make_release
+from tests.builders import ATLANTA, AUSTIN, make_release
 from tests.test_tiff_georeference import referee, write
 from vedastore.io.tiff.epsg import GEO_DOUBLES, GEO_TEXTS, HEADERS, MODEL, PLAIN, PROJECTED, name_plain_crs
 from vedastore.io.tiff.georeference import GEO_KEYS
@@ -107,9 +107,9 @@ def test_what_is_not_plain_is_left_to_gdal(keys, doubles, texts):
     assert name_plain_crs(*whole) == "EPSG:4326"
 
 
-@pytest.mark.parametrize("source", [None, *[AUSTIN] * AUSTIN.exists()])
+@pytest.mark.parametrize("source", [None, *(path for path in (AUSTIN, ATLANTA) if path.exists())])
 def test_no_process_is_started_for_a_plain_release(tmp_path, source):
-    """Uncompressed images with a plain CRS: no interpreter, no GDAL."""
+    """Images that are not compressed, or with Deflate, and a plain CRS: no interpreter, no GDAL."""
     if source is None:
         source = make_release(3, task="segmentation").tar_gz(tmp_path / "r.tar.gz")
     code = """if True:

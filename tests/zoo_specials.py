@@ -352,8 +352,8 @@ def arrangements():
     for compress in ("none", "deflate", "lzw"):
         make = partial(by_gdal, big, driver="COG", blocksize=128, compress=compress)
         yield Entry("cloud-optimised", compress, make, tags={"tile_width": 128, "pages": 2}, pixels=big)
-    make = partial(by_gdal, big, driver="COG", blocksize=128, compress="deflate", level=3)
-    yield Entry("cloud-optimised", "Deflate 3", make, EQUIVALENT, tags={"tile_width": 128, "pages": 2}, pixels=big)
+    make = partial(by_gdal, big, driver="COG", blocksize=128, compress="zstd", level=17)
+    yield Entry("cloud-optimised", "Zstandard 17", make, EQUIVALENT, tags={"tile_width": 128, "pages": 2}, pixels=big)
 
 
 def _strips(parts, turns):
@@ -381,7 +381,7 @@ def _without_counts(pixels):
 #: Ways in which a file comes back: outcome, compression, and how GDAL is told.
 WAYS = {
     "uncompressed": (EXACT, 1, {}), "Deflate": (EXACT, 8, {"compress": "deflate"}),
-    "LZW": (EXACT, 5, {"compress": "lzw"}), "Deflate 3": (EQUIVALENT, 8, {"compress": "deflate", "ZLEVEL": 3}),
+    "LZW": (EXACT, 5, {"compress": "lzw"}), "Zstandard 17": (EQUIVALENT, 50000, {"compress": "zstd", "ZSTD_LEVEL": 17}),
     "JPEG": (DECODED, 7, {"compress": "jpeg"}), "LERC": (DECODED, 34887, {"compress": "lerc"}),
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Calls in processes of their own: a codec that crashes, hangs or eats memory does it where nothing is lost.
 
-Native decoders meet bytes from strangers, and no check in front of them finds every way to break them. They run in
+Native decoders meet bytes from strangers, and no check in front of them finds every way to break them. Most run in
 child processes that hold nothing but the one call. A child that dies is a named error; the next call has a new one.
 Children are kept for further calls, one for each thread that calls at a time, and end with this process. They are
 started as a new interpreter: neither forked, which threads forbid, nor by importing the caller's main module.

@@ -6,8 +6,10 @@ function of the file (and of the library versions: whoever encodes later compare
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,76 +21,115 @@ from vedastore.io.tiff.structure import damaged, unsupported
 
 Bytes = npt.NDArray[np.uint8]
 Encoder = Callable[[Sequence[Bytes], Layout], Iterable[bytes]]  # lazy where it can be: a trial stops early
+Decoder = Callable[[Bytes, int], bytes]  # a segment, and how many bytes may come out of it at most
 
-DECODER_NAMES = {
-    DEFLATE: "deflate_decode", DEFLATE_OLD: "deflate_decode", PACKBITS: "packbits_decode",
-    ZSTD: "zstd_decode", LZMA: "lzma_decode",
-}  # fmt: skip
+#: Schemes whose decoders meet strangers' bytes in this process anyway: those of archives and of stores.
+TRUSTED_SCHEMES = frozenset({DEFLATE, DEFLATE_OLD, ZSTD})
+ZLIB_HEADER_BYTES = 2
+_kept = threading.local()
 
 
 def decode_segments(data: Bytes, segments: Segments, layout: Layout) -> Bytes:
-    """Decode all segments that are in the file; the bytes of sparse ones are left to the caller.
+    """Decode all segments that are in the file; those that are not are zeros.
 
     Returns
     -------
     array of uint8
-        ``layout.raw_bytes`` long, the predictor still applied.
+        ``layout.raw_bytes`` long, the predictor still applied; read-only.
 
     Raises
     ------
     ImageError
         For a segment that does not decode, or decodes to another length than its pixels need.
     """
-    raw = np.empty(layout.raw_bytes + 1, np.uint8)
-    decode = _decode_lzw if layout.scheme == LZW else _decode_each
-    decode(raw, data, segments, layout)
-    return raw[:-1]
+    there = np.flatnonzero(segments.stored).tolist()
+    stored, sizes = [gather(data, segments, index) for index in there], segments.sizes[there].tolist()
+    if layout.scheme == LZW:
+        decoded = _decode_lzw(stored, sizes, layout)
+    else:
+        decoded = [_decode(*segment, layout) for segment in zip(there, stored, sizes, strict=True)]
+    if segments.sparse:
+        known = dict(zip(there, decoded, strict=True))
+        decoded = [known.get(index) or bytes(size) for index, size in enumerate(segments.sizes.tolist())]
+    return np.frombuffer(b"".join(decoded), np.uint8)
 
 
-def _decode_lzw(raw: Bytes, data: Bytes, segments: Segments, layout: Layout) -> None:
+def _decode_lzw(stored: list[Bytes], sizes: list[int], layout: Layout) -> list[bytes]:
     """Decode with GDAL: imagecodecs 2026.3 reads wild memory where a code is used before its table entry is made.
 
     A segment that is too long cannot be told from a sound one here; it comes back as ``equivalent``.
     """
-    present = np.flatnonzero(segments.stored).tolist()
-    sizes = segments.sizes[present].tolist()
-    decoded = decode_with_gdal([gather(data, segments, i) for i in present], sizes, layout.row_bytes, LZW)
-    for part, segment in zip(cut(raw[:-1], segments), decoded, strict=True):
-        part[:] = segment
+    return [part.tobytes() for part in decode_with_gdal(stored, sizes, layout.row_bytes, LZW)]
 
 
-def _decode_each(raw: Bytes, data: Bytes, segments: Segments, layout: Layout) -> None:
-    import imagecodecs
-
-    decode = getattr(imagecodecs, DECODER_NAMES[layout.scheme])
-    # One byte of room behind each segment shows a segment that is too long (some codecs stop silently at the end
-    # of their output); the next segment, decoded later, overwrites it.
-    begin = 0
-    for index, size in enumerate(segments.sizes.tolist()):
-        if segments.stored[index]:
-            try:
-                decoded = decode(gather(data, segments, index), out=raw[begin : begin + size + 1]).size
-            except (RuntimeError, ValueError) as error:
-                _refuse_whole_strip(gather(data, segments, index), size, layout)
-                raise damaged(f"segment {index} does not decode as {SCHEMES[layout.scheme]} ({error})") from None
-            if decoded != size:
-                _refuse_whole_strip(gather(data, segments, index), size, layout)
-                raise damaged(f"segment {index} decodes to more or fewer bytes than its {size} bytes of pixels")
-        begin += size
+def _decode(index: int, stored: Bytes, size: int, layout: Layout) -> bytes:
+    """Decode one segment; one byte of room shows that it is too long (some codecs stop silently where room ends)."""
+    decode, errors = DECODERS[layout.scheme], _errors()
+    try:
+        decoded = decode(stored, size + 1)
+    except errors as error:
+        _refuse_whole_strip(stored, size, layout)
+        raise damaged(f"segment {index} does not decode as {SCHEMES[layout.scheme]} ({error})") from None
+    if len(decoded) != size:
+        _refuse_whole_strip(stored, size, layout)
+        raise damaged(f"segment {index} decodes to more or fewer bytes than its {size} bytes of pixels")
+    return decoded
 
 
 def _refuse_whole_strip(stored: Bytes, size: int, layout: Layout) -> None:
     """Leave it to GDAL where a last strip has all rows of a strip, as GDAL writes those that nobody filled."""
-    import imagecodecs
-
     whole = layout.segment_height * layout.row_bytes
     if size < whole:
         try:
-            decoded = getattr(imagecodecs, DECODER_NAMES[layout.scheme])(stored, out=np.empty(whole + 1, np.uint8)).size
-        except (RuntimeError, ValueError):
+            decoded = len(DECODERS[layout.scheme](stored, whole + 1))
+        except _errors():
             return
         if decoded == whole:
             raise unsupported("a last strip with more rows than the image")
+
+
+@lru_cache(maxsize=1)
+def _errors() -> tuple[type[Exception], ...]:
+    """List what decoders raise."""
+    import zstandard
+    from isal import isal_zlib
+
+    return RuntimeError, ValueError, isal_zlib.error, zstandard.ZstdError  # type: ignore[return-value]  # isal's stub
+
+
+def _inflate(stored: Bytes, limit_bytes: int) -> bytes:
+    from isal import isal_zlib
+
+    inflater = isal_zlib.decompressobj()
+    decoded: bytes = inflater.decompress(stored.data, limit_bytes)
+    if not inflater.eof and len(decoded) < limit_bytes:
+        raise ValueError("it is cut short")
+    return decoded
+
+
+def _unpack_zstd(stored: Bytes, limit_bytes: int) -> bytes:
+    import zstandard
+
+    if zstandard.frame_content_size(stored.data) > limit_bytes:  # it would be allocated; -1 where the frame is silent
+        raise ValueError("it is too long")
+    if not hasattr(_kept, "zstd"):
+        _kept.zstd = zstandard.ZstdDecompressor()
+    return bytes(_kept.zstd.decompress(stored.data, max_output_size=limit_bytes))
+
+
+def _imagecodecs(name: str) -> Decoder:
+    def decode(stored: Bytes, limit_bytes: int) -> bytes:
+        import imagecodecs
+
+        return bytes(getattr(imagecodecs, name)(stored, out=np.empty(limit_bytes, np.uint8)))
+
+    return decode
+
+
+DECODERS: dict[int, Decoder] = {
+    DEFLATE: _inflate, DEFLATE_OLD: _inflate, ZSTD: _unpack_zstd, PACKBITS: _imagecodecs("packbits_decode"),
+    LZMA: _imagecodecs("lzma_decode"),
+}  # fmt: skip
 
 
 def cut(raw: Bytes, segments: Segments) -> list[Bytes]:
@@ -107,7 +148,10 @@ def find_encoder(raws: Sequence[Bytes], stored: Sequence[Bytes], layout: Layout)
     """Name the first encoder that turns decoded segments into exactly the stored ones, or None."""
     if not raws:
         return next(iter(encoders(layout.scheme)))
-    for name, encode in encoders(layout.scheme).items():
+    known = encoders(layout.scheme)
+    header = stored[0][:ZLIB_HEADER_BYTES].tobytes()
+    for name in DEFLATERS.get(header, ()) if known is ENCODERS[DEFLATE] else known:
+        encode = known[name]
         if _same(encode(raws[:1], layout), stored[:1]) and _same(encode(raws[1:], layout), stored[1:]):
             return name
     return None
@@ -148,16 +192,18 @@ def _packbits(raws: Sequence[Bytes], layout: Layout) -> Iterator[bytes]:
 
 
 def _zstd(level: int, *, sized: bool) -> Encoder:
-    def encode(raw: Bytes) -> bytes:
+    def encode(raws: Sequence[Bytes], _layout: Layout) -> Iterator[bytes]:
         import zstandard
 
-        compressor = zstandard.ZstdCompressor(level=level, write_content_size=sized)
-        if sized:
-            return compressor.compress(raw.data)
-        stream = compressor.compressobj()  # what libtiff does: a frame that does not know its length
-        return stream.compress(raw.data) + stream.flush()
+        compressor = zstandard.ZstdCompressor(level=level, write_content_size=sized)  # one: its tables cost as much
+        for raw in raws:
+            if sized:
+                yield compressor.compress(raw.data)
+            else:  # what libtiff does: a frame that does not know its length
+                stream = compressor.compressobj()
+                yield stream.compress(raw.data) + stream.flush()
 
-    return _each(encode)
+    return encode
 
 
 def _lzma(delta: str | None) -> Encoder:
@@ -185,12 +231,31 @@ def _gdal(name: str) -> Encoder:
     return lambda raws, layout: encode_with_gdal(raws, layout.row_bytes, name)
 
 
+def _deflaters() -> dict[str, Encoder]:
+    kinds = {"libdeflate": _libdeflate, "zlib": _zlib}
+    levels = ((name, name.partition("-")) for names in DEFLATERS.values() for name in names)
+    return {name: kinds[kind](int(level)) if level else _gdal("DEFLATE") for name, (kind, _, level) in levels}
+
+
+#: Encoders by what their streams begin with: window and level (RFC 1950, 2.2). libtiff calls level 6 of zlib level 7
+#: of libdeflate, and so on up to 10.
+DEFLATERS = {
+    b"\x78\x9c": ("libdeflate-7", "zlib-6", "libdeflate-6", "gdal"),
+    b"\x78\xda": ("libdeflate-10", "zlib-9", "libdeflate-9", "libdeflate-12", "libdeflate-8", "libdeflate-11"),
+    b"\x78\x01": ("libdeflate-1", "zlib-1"),
+    b"\x78\x5e": (
+        "libdeflate-5",
+        "libdeflate-4",
+        "libdeflate-3",
+        "libdeflate-2",
+        "zlib-5",
+        "zlib-4",
+        "zlib-3",
+        "zlib-2",
+    ),
+}
 ENCODERS: dict[int, dict[str, Encoder]] = {
-    DEFLATE: {
-        "libdeflate-6": _libdeflate(6), "zlib-6": _zlib(6), "gdal": _gdal("DEFLATE"), "zlib-9": _zlib(9),
-        "zlib-1": _zlib(1), "libdeflate-1": _libdeflate(1), "libdeflate-9": _libdeflate(9),
-        "libdeflate-12": _libdeflate(12),
-    },
+    DEFLATE: _deflaters(),
     LZW: {"imagecodecs": _each(_lzw), "gdal": _gdal("LZW")},
     PACKBITS: {"imagecodecs": _packbits, "gdal": _gdal("PACKBITS")},
     ZSTD: {

@@ -14,7 +14,7 @@ import numpy as np
 
 from vedastore.errors import ImageError
 from vedastore.io.isolation import fill_new_memory, with_codecs
-from vedastore.io.tiff.codecs import cut, encoders, find_encoder
+from vedastore.io.tiff.codecs import TRUSTED_SCHEMES, cut, encoders, find_encoder
 from vedastore.io.tiff.envelope import DECODED, EQUIVALENT, EXACT, Envelope, cut_frame, pack_padding, parse_envelope
 from vedastore.io.tiff.georeference import Affine, read_crs, read_transform
 from vedastore.io.tiff.image import Bytes, Image, Pixels, check_sparse, pack, parse_image, read_pixels
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vedastore.model import Fidelity, Limits
 
 COPY, VERBATIM = "copy", "verbatim"  # the "encoders" of uncompressed files, and of those that are kept whole
+TRUSTED_BYTES = 4 * 2**20  # of pixels that may be decoded in this process: larger ones may take their time elsewhere
 ROOM = 4  # a file's pixels may fill so many times the bytes that they have in memory: badly compressed, padded
 
 
@@ -166,21 +167,24 @@ def _too_large_for_memory() -> ImageError:
 def _take_apart(data: bytes, directory: Directory, limits: Limits) -> tuple[Pixels, Envelope]:
     """Cut the file into pixels and frame; where that is not possible, keep it whole.
 
-    NumPy alone touches the pixels of an uncompressed file; codecs touch all others, in a process that may crash.
+    NumPy alone touches the pixels of an uncompressed file, decoders that are trusted those of a small one; other codecs
+    run in a process that may crash.
     """
-    image = None
+    left = None  # what the other process is to take apart; it keeps the file whole else
     try:
         image = parse_image(directory, limits)
-        if image.layout.scheme == NONE:
+        layout = image.layout
+        if layout.scheme == NONE or (layout.scheme in TRUSTED_SCHEMES and layout.raw_bytes <= TRUSTED_BYTES):
             return _cut(data, image, limits)
+        left = image
     except ImageError as error:
         if error.rule != UNSUPPORTED:
             raise
-    return with_codecs(limits, _decode_apart, data, directory, image, limits)
+    return with_codecs(limits, _decode_apart, data, directory, left, limits)
 
 
 def _decode_apart(data: bytes, directory: Directory, image: Image | None, limits: Limits) -> tuple[Pixels, Envelope]:
-    if image is not None and image.layout.scheme != NONE:
+    if image is not None:
         try:
             return _cut(data, image, limits)
         except ImageError as error:
