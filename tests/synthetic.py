@@ -4,10 +4,10 @@ Footprints lie in scenes all over the globe, some of them over the antimeridian 
 samples has none. Nothing here needs pytest.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import shapely
 
 from vedastore.io import geometry
@@ -16,7 +16,7 @@ from vedastore.spec import keys
 from vedastore.spec.arrays import ChipSpec
 from vedastore.spec.root import Bucket, Version
 from vedastore.store.commit import Write
-from vedastore.store.tables import GROUP_ROWS, TableWriter, arrow_schema
+from vedastore.store.tables import GROUP_ROWS, TableWriter
 
 CLASSES = ("airport", "barn", "boat", "bridge", "building", "car", "crane", "pier", "silo", "tree")
 SPLITS = ("train", "train", "train", "train", "train", "train", "train", "test", "test", "validate")
@@ -40,9 +40,9 @@ def build(path: Path, samples: int, seed: int = 0) -> None:
     ):
         for start in range(0, samples, GROUP_ROWS):
             positions = np.arange(start, min(start + GROUP_ROWS, samples))
-            found, objects = _rows(positions, numbers[positions], scenes, rng)
-            rows.append(found)
-            features.append(objects)
+            found, footprints, objects, drawn = _rows(positions, numbers[positions], scenes, rng)
+            rows.append(found, {"geometry": footprints})
+            features.append(objects, {"geometry": np.full(len(drawn), None), "geometry_px": drawn})
         members.append({"name": ["README"], "ordinal": [2 * samples], "kind": ["other"], "data": [b"synthetic"]})
         index = {table.table: table.finish(write) for table in (rows, features, members)}
         write.commit(_version(index, rows.bounds))
@@ -73,27 +73,27 @@ def _rows(positions, numbers, scenes, rng):
     shapes[rng.random(count) < 0.01] = None
     boxes = geometry.covering_bboxes(shapes)
     owners, kinds = np.nonzero(rng.random((count, len(CLASSES))) < 0.1)
-    classes = pa.array(CLASSES).take(pa.array(kinds))
-    offsets = np.searchsorted(owners, np.arange(count + 1)).astype("i4")
+    classes = [CLASSES[kind] for kind in kinds.tolist()]
+    offsets = np.searchsorted(owners, np.arange(count + 1)).tolist()
     ids = [f"chip-{number:07d}" for number in numbers]
     labels = [b'{"type": "Feature", "geometry": {}, "properties": {"label": {}, "id": "%s"}}' % i.encode() for i in ids]
     transforms = np.stack([side[:, 0] / 256, 0 * side[:, 0], west_south[:, 0], 0 * side[:, 0], -side[:, 0] / 256,
                            west_south[:, 1] + side[:, 0]], 1)  # fmt: skip
-    crossing = [b is not None and b[0] > b[2] for b in boxes]
+    crossing = (boxes[:, 0] > boxes[:, 2]).tolist()
     samples = {
         "id": ids,
         "position": positions,
         "bucket": [BUCKET] * count,
         "row": positions,
         "geometry": geometry.dump_wkb(shapes),
-        "bbox": _edges(boxes),
+        "bbox": boxes,
         "crs": ["EPSG:4326"] * count,
-        "transform": pa.ListArray.from_arrays(np.arange(0, 6 * count + 1, 6, "i4"), transforms.ravel()),
+        "transform": transforms,
         "height": np.full(count, 256, "i4"),
         "width": np.full(count, 256, "i4"),
         "nodata": [None] * count,
         "split": np.array([*SPLITS, None], object)[rng.integers(0, len(SPLITS) + 1, count)].tolist(),
-        "classes": pa.ListArray.from_arrays(offsets, classes),
+        "classes": [classes[a:b] for a, b in pairwise(offsets)],
         "objects": np.diff(offsets),
         "flags": [["footprint-antimeridian"] if c else [] for c in crossing],
         "label": labels,
@@ -106,7 +106,7 @@ def _rows(positions, numbers, scenes, rng):
         "label_member": [f"labels/{i}.json" for i in ids],
         "label_ordinal": 2 * positions + 1,
     }
-    return samples, _features(samples, positions, owners, classes, rng)
+    return samples, shapes, *_features(samples, positions, owners, classes, rng)
 
 
 def _features(samples, positions, owners, classes, rng):
@@ -114,25 +114,20 @@ def _features(samples, positions, owners, classes, rng):
     count = len(owners)
     corner = rng.integers(0, 200, (count, 2)).astype("f8")
     boxes = np.concatenate([corner, corner + rng.integers(1, 50, (count, 2))], 1)
-    return {
-        "id": pa.array(samples["id"]).take(pa.array(owners)),
+    shapes = shapely.box(*boxes.T)
+    columns = {
+        "id": [samples["id"][owner] for owner in owners.tolist()],
         "position": positions[owners],
         "class": classes,
         "ordinal": np.zeros(count, "i4"),
         "geometry": [None] * count,
-        "bbox": [None] * count,
-        "geometry_px": geometry.dump_wkb(shapely.box(*boxes.T)),
-        "box_px": pa.ListArray.from_arrays(np.arange(0, 4 * count + 1, 4, "i4"), boxes.ravel()),
+        "bbox": np.full((count, 4), np.nan),
+        "geometry_px": geometry.dump_wkb(shapes),
+        "box_px": boxes,
         "area_px": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
     }
-
-
-def _edges(boxes):
-    kind = arrow_schema("samples").field("bbox").type
-    return pa.array([None if b is None else dict(zip(kind.names, b, strict=True)) for b in boxes], kind)
+    return columns, shapes
 
 
 def _digests(rng, count):
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), count, [None, pa.py_buffer(rng.bytes(32 * count))]).cast(
-        pa.binary()
-    )
+    return [rng.bytes(16) for _ in range(count)]
