@@ -38,7 +38,7 @@ FULL = (1000, 5000, 20_000)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many samples there are: in the large release, for the readers, on the curve, and in the large index."""
+    """How many samples there are: to convert, to do everything else with, on the curve, and in the large index."""
 
     whole: int
     read: int
@@ -159,10 +159,10 @@ def plan_stage(name: str, data: Data, sizes: Sizes) -> list[Contender]:
         data.deflate(read)
         return stages.plan_deflate(data, read)
     if name in {"export", "verify", "start"}:
-        data.unpacked(samples)
-        data.store(samples)
+        data.unpacked(read)
+        data.store(read)
         return {"export": stages.plan_export, "verify": stages.plan_verify, "start": stages.plan_start}[name](
-            data, samples
+            data, read
         )
     if name == "index":
         return stages.plan_index(data, sizes.index)

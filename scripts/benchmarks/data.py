@@ -31,7 +31,7 @@ PYTHON = (sys.executable, "-m")
 FORMATS = "scripts.benchmarks.formats"
 MB = 10**6
 CHIP_MB = 0.2
-FACTOR_WHOLE, FACTOR_READ = 5.0, 7.5
+FACTOR_WHOLE, FACTOR_READ = 4.0, 10.0
 """Space that a chip needs at most, in times its own size: of the largest release, and of the one that is read."""
 
 

@@ -66,12 +66,14 @@ def _head(results: dict[str, Any]) -> str:
     )
     load = ", ".join(f"{value:.1f}" for value in results["load"])
     cores = f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']:.0f} GiB, {machine['system']}"
+    rounds = "round" if results["rounds"] == 1 else "rounds"
+    part = f"Other stages than conversions have {data['read_samples']:,} of them."
     paragraphs = [
         f"""{data["samples"]:,} chips of {shape} in uncompressed GeoTIFFs with labelled objects, made {made}:
-        {data["raw_bytes"] / MB:,.0f} MB as a tar, {data["release_bytes"] / MB:,.0f} MB as a tar.gz (gzip -6). Readers
-        read {data["read_samples"]:,} of them.""",
-        f"""All take turns: {results["rounds"]} rounds, each in an order of its own, from a warm page cache. Figures are
-        medians, with the least and the greatest in brackets. How many times as long as the first row another one takes
+        {data["raw_bytes"] / MB:,.0f} MB as a tar, {data["release_bytes"] / MB:,.0f} MB as a tar.gz (gzip -6).
+        {part if data["read_samples"] < data["samples"] else ""}""",
+        f"""All take turns: {results["rounds"]} {rounds}, each in an order of its own, from a warm page cache. Figures
+        are medians, with the least and the greatest in brackets. How many times as long as the first row another one takes
         is counted within each round, so that a machine that is slow for a while changes little.""",
         f"""Memory is the peak of the whole tree of processes ({memory}), seen in a further run that is not timed.
         A conversion and an export are checked and durable (`fsync`) when they end; what they are compared with is
@@ -139,23 +141,28 @@ def _curve(rows: Stage, _results: dict[str, Any]) -> str:
 _TABLES = {"index": _times, "start": _times, "scaling": _curve}
 
 
+GZIP = "tar.gz (gzip -6)"
+_WRITTEN = {
+    ("convert", "vedastore"): "store",
+    ("convert", "vedastore-compact"): "store, `--codec compact`",
+    ("export", "vedastore"): "exported tar.gz",
+}
+
+
 def _sizes(results: dict[str, Any]) -> str:
     data, stages = results["data"], results["stages"]
-    sizes = {"tar": data["raw_bytes"], "tar.gz (gzip -6)": data["release_bytes"]}
-    named = {
-        ("convert", "vedastore"): "store",
-        ("convert", "vedastore-compact"): "store, `--codec compact`",
-        ("export", "vedastore"): "exported tar.gz",
-    }
+    sizes = {name: data[f"{key}_bytes"] / data["samples"] for name, key in (("tar", "raw"), (GZIP, "release"))}
     for stage, rows in stages.items():
         sizes |= {
-            named[stage, row["key"]]: row["bytes"] for row in rows if (stage, row["key"]) in named and "bytes" in row
+            _WRITTEN[stage, row["key"]]: row["bytes"] / row["chips"]
+            for row in rows
+            if (stage, row["key"]) in _WRITTEN and "bytes" in row
         }
     lines = [
-        f"| {name} | {size / MB:,.1f} | {data['raw_bytes'] / size:.2f} : 1 | {size / data['release_bytes']:.2f} |"
+        f"| {name} | {size / 1000:,.1f} | {sizes['tar'] / size:.2f} : 1 | {size / sizes[GZIP]:.2f} |"
         for name, size in sizes.items()
     ]
-    return "\n".join(["## Sizes", "", "| | MB | compression | by the tar.gz |", "|---|---|---|---|", *lines, ""])
+    return "\n".join(["## Sizes", "", "| | KB a chip | compression | by the tar.gz |", "|---|---|---|---|", *lines, ""])
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -180,14 +187,14 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _number(value: float) -> str:
-    """Return three digits that matter.
+    """Return two or three digits that matter.
 
-    >>> [_number(x) for x in (1234.5, 400, 12, 1.6, 0.95, 0.0123)]
-    ['1,234', '400', '12', '1.60', '0.95', '0.012']
+    >>> [_number(x) for x in (1234.5, 400, 12, 1.6, 0.95, 0.0123, 0.00045)]
+    ['1,234', '400', '12', '1.60', '0.95', '0.012', '0.00045']
     """
     if value == int(value) or abs(value) >= 100:  # noqa: PLR2004
         return f"{value:,.0f}"
-    return f"{value:.{1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 3}f}"  # noqa: PLR2004
+    return f"{value:.{1 if abs(value) >= 10 else 2}f}" if abs(value) >= 0.1 else f"{value:.2g}"  # noqa: PLR2004
 
 
 def _wrap(text: str, width: int = 119) -> str:

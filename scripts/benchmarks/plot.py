@@ -60,7 +60,7 @@ def _draw_panel(title: str, rows: list[dict[str, Any]], low: int, high: int, top
     """Return the elements of one panel, and where the next one begins."""
     bottom = top + TITLE + STEP * len(rows)
     unit = (WIDTH - NAMES - FIGURES - MARGIN) / (high - low)
-    parts = [f'  <text class="title" x="{MARGIN}" y="{top + 20}">{escape(title)}, chips per second</text>']
+    parts = [f'  <text class="title" x="{MARGIN}" y="{top + 20}">{escape(title)}</text>']
     for power in range(low, high + 1):
         x = NAMES + unit * (power - low)
         parts.append(f'  <line class="line" x1="{x:.1f}" y1="{top + TITLE - 6}" x2="{x:.1f}" y2="{bottom}"/>')

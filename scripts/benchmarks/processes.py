@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,7 +43,9 @@ class _Watch(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.pss_bytes = self.rss_bytes = 0
-        self._root = psutil.Process(pid)
+        import psutil  # of the group bench
+
+        self._library, self._root = psutil, psutil.Process(pid)
         self._ended = threading.Event()
         self._pss = Path(SMAPS.format(pid)).exists()
 
@@ -54,7 +54,7 @@ class _Watch(threading.Thread):
             pss = rss = 0
             try:
                 tree = [self._root, *self._root.children(recursive=True)]
-            except psutil.NoSuchProcess:
+            except self._library.NoSuchProcess:
                 continue
             for process in tree:
                 one = self._look(process.pid)
@@ -64,12 +64,12 @@ class _Watch(threading.Thread):
     def _look(self, pid: int) -> tuple[int, int]:
         try:
             if not self._pss:
-                return 0, psutil.Process(pid).memory_info().rss
+                return 0, self._library.Process(pid).memory_info().rss
             found = {
                 line.split(":")[0]: line.split()[1] for line in Path(SMAPS.format(pid)).read_text().splitlines()[1:]
             }
             return int(found["Pss"]) * 1024, int(found["Rss"]) * 1024
-        except (psutil.NoSuchProcess, OSError):  # it has just ended
+        except (self._library.NoSuchProcess, OSError):  # it has just ended
             return 0, 0
 
     def stop(self) -> None:

@@ -65,7 +65,7 @@ def plan_convert(data: Data, samples: int) -> list[Contender]:
         ),
         theirs(
             "rioxarray-work",
-            "the same without its imports",
+            "rioxarray, imports left out",
             run_of="rioxarray",
             clock="work",
             scale=samples / subset,
@@ -83,7 +83,7 @@ def plan_deflate(data: Data, samples: int) -> list[Contender]:
         ours("vedastore", "vedastore convert, tar.gz", (*CONVERT, at.deflate, str(out))),
         ours("vedastore-tar", "vedastore convert, plain tar", (*CONVERT, at.deflate_tar, str(out))),
         theirs("imagecodecs", "imagecodecs.tiff_decode", (*PYTHON, USUAL, "decode", at.deflate_files), reports=True),
-        theirs("imagecodecs-work", "the same without its imports", run_of="imagecodecs", clock="work"),
+        theirs("imagecodecs-work", "imagecodecs.tiff_decode, imports left out", run_of="imagecodecs", clock="work"),
     ]
 
 
