@@ -6,7 +6,7 @@ Source of the vocabulary: the release format (pairs of image and label) and ``do
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from vedastore.errors import UsageError
 
@@ -128,9 +128,8 @@ class Finding:
         return {**asdict(self), "samples": list(self.samples)}
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledObject:
-    """One labelled object, in the coordinates of its label file.
+class LabelledObject(NamedTuple):
+    """One labelled object, in the coordinates of its label file (a tuple, because a release makes millions of them).
 
     ``geometry`` is ISO WKB (Polygon or MultiPolygon), ``bounds`` its (minx, miny, maxx, maxy); ``is_box`` tells
     whether it is an axis-aligned rectangle.

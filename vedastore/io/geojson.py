@@ -58,15 +58,8 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
     """
     _check_limits(data, where, limits)
     text = _decode(data, where)
-    huge = _may_be_huge(data)
     try:
-        return json.loads(
-            text,
-            parse_constant=_constant,
-            parse_float=_finite if huge else None,
-            parse_int=_integer if huge else None,
-            object_pairs_hook=_unique,
-        )
+        return (_CAREFUL if _may_be_huge(data) else _QUICK).decode(text)
     except json.JSONDecodeError as error:
         message = error.msg.removesuffix(" at") if text else "the file is empty"  # some of json's messages end so
         place = f"{message} at line {error.lineno}, column {error.colno}"
@@ -252,3 +245,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise LabelError(f"the key {twice[:40]!r} stands twice in one object", rule="json-duplicate-key")
     return found
+
+
+_QUICK: Final = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_unique)
+_CAREFUL: Final = json.JSONDecoder(
+    parse_constant=_constant, parse_float=_finite, parse_int=_integer, object_pairs_hook=_unique
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ _BYTES_LITTLE: Final = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C: Final = {"name": "crc32c"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChipSpec:
     """The shape and type that all chips of one bucket share, and how they are encoded.
 
@@ -51,23 +52,22 @@ class ChipSpec:
         if self.codec not in CODECS:
             raise ValueError(f"no bucket has the codec {self.codec!r:.80}")
 
-    @classmethod
-    def of(cls, pixels: np.ndarray[Any, Any], codec: Literal["default", "compact"] = "default") -> ChipSpec:
+    @staticmethod
+    def of(pixels: np.ndarray[Any, Any], codec: Literal["default", "compact"] = "default") -> ChipSpec:
         """Describe one chip, an array of (band, y, x)."""
-        bands, height, width = pixels.shape
-        return cls(pixels.dtype.name, bands, height, width, codec)
+        return _spec_of(pixels.dtype, pixels.shape, codec)
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         """Bytes of one value."""
         return np.dtype(self.dtype).itemsize
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """(band, y, x)."""
         return self.bands, self.height, self.width
 
-    @property
+    @cached_property
     def tile(self) -> tuple[int, int]:
         """Height and width of the inner chunk, px: the whole chip, or a square tile where a chip is above 16 MiB."""
         if self.bands * self.height * self.width * self.itemsize <= CHUNK_LIMIT_BYTES:
@@ -76,40 +76,40 @@ class ChipSpec:
         side = max(16, 2 ** (max(side, 1).bit_length() - 1))
         return min(side, self.height), min(side, self.width)
 
-    @property
+    @cached_property
     def tiles(self) -> tuple[int, int]:
         """Rows and columns of inner chunks in one chip."""
         height, width = self.tile
         return -(-self.height // height), -(-self.width // width)
 
-    @property
+    @cached_property
     def chunk_shape(self) -> tuple[int, int, int, int]:
         """Shape of the inner chunk: (1, band, y, x)."""
         return 1, self.bands, *self.tile
 
-    @property
+    @cached_property
     def chunks_per_sample(self) -> int:
         """How many inner chunks make one chip."""
         return math.prod(self.tiles)
 
-    @property
+    @cached_property
     def samples_per_shard(self) -> int:
         """How many chips make about 64 MiB of raw pixels."""
         chip_bytes = math.prod(self.chunk_shape) * self.chunks_per_sample * self.itemsize
         return max(1, min(SHARD_TARGET_BYTES // chip_bytes, SHARD_LIMIT_SAMPLES))
 
-    @property
+    @cached_property
     def shard_shape(self) -> tuple[int, int, int, int]:
         """Shape of a shard: a whole number of inner chunks on every axis."""
         (height, width), (rows, columns) = self.tile, self.tiles
         return self.samples_per_shard, self.bands, rows * height, columns * width
 
-    @property
+    @cached_property
     def interleaved(self) -> bool:
         """Whether a chunk's bytes are (y, x, band), as in most TIFFs: 2 to 4 bands of 8 bits by default."""
         return self.codec == "default" and self.itemsize == 1 and self.bands in _INTERLEAVED_BANDS
 
-    @property
+    @cached_property
     def delta(self) -> bool:
         """Whether a chunk's bytes are differences to the byte before, modulo 256."""
         return self.codec == "compact" and self.itemsize == 1
@@ -123,7 +123,7 @@ class ChipSpec:
             return [{"name": "numcodecs.delta", "configuration": {"dtype": np.dtype(self.dtype).str}}]
         return []
 
-    @property
+    @cached_property
     def compressor(self) -> dict[str, Any]:
         """Zstandard 1 for 8-bit values, blosc with bit shuffle for wider ones, where it shrinks imagery more."""
         if self.itemsize == 1:
@@ -131,6 +131,11 @@ class ChipSpec:
         level = 5 if self.codec == "compact" else 1
         blosc = {"cname": "zstd", "clevel": level, "shuffle": "bitshuffle", "typesize": self.itemsize, "blocksize": 0}
         return {"name": "blosc", "configuration": blosc}
+
+
+@lru_cache(maxsize=64)
+def _spec_of(dtype: np.dtype[Any], shape: tuple[int, int, int], codec: Literal["default", "compact"]) -> ChipSpec:
+    return ChipSpec(dtype.name, *shape, codec)
 
 
 def array_metadata(spec: ChipSpec, rows: int) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -32,9 +31,11 @@ _ORDERS: Final = np.array([np.roll(c, -k) for c in ((0, 1, 2, 3), (3, 2, 1, 0)) 
 """The ways around four corners."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """One geometry: ISO WKB, (minx, miny, maxx, maxy), whether it is an axis-aligned box, and what is odd about it."""
+class Shape(NamedTuple):
+    """One geometry: ISO WKB, (minx, miny, maxx, maxy), whether it is an axis-aligned box, and what is odd about it.
+
+    A tuple, because a release makes millions of them.
+    """
 
     wkb: bytes
     bounds: Bounds

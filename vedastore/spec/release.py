@@ -10,6 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -48,6 +49,7 @@ class MemberRole:
     id: str = ""
 
 
+@lru_cache(maxsize=1024)
 def classify(name: str, *, is_dir: bool = False) -> MemberRole:
     """Tell what a member is by its name alone.
 
@@ -56,7 +58,7 @@ def classify(name: str, *, is_dir: bool = False) -> MemberRole:
     >>> classify("./labels/a.b.geojson").id, classify("images/._1.tif").kind
     ('a.b', 'unknown')
     """
-    bare = re.sub(r"^(?:\./)+", "", name)
+    bare = _bare(name)
     if is_dir:
         return MemberRole("directory", bare)
     for top, path in _readings(bare):
@@ -69,15 +71,19 @@ def classify(name: str, *, is_dir: bool = False) -> MemberRole:
     return MemberRole("unknown", bare)
 
 
+def _bare(name: str) -> str:
+    return re.sub(r"^(?:\./)+", "", name) if name.startswith("./") else name
+
+
 def _readings(name: str) -> list[tuple[str, str]]:
     """Split a name as (top folder, path): without a top folder, and with one."""
     top, slash, rest = name.partition("/")
-    return [("", name), (top, re.sub(r"^(?:\./)+", "", rest))] if slash else [("", name)]
+    return [("", name), (top, _bare(rest))] if slash else [("", name)]
 
 
 def comparable(name: str, top: str) -> str:
     """Return a member's name without ``./`` and the release's top folder: the same for all packings of a release."""
-    bare = re.sub(r"^(?:\./)+", "", name)
+    bare = _bare(name)
     return bare.removeprefix(f"{top}/") if top else bare
 
 

@@ -213,7 +213,7 @@ def _cut(data: bytes, image: Image, limits: Limits) -> tuple[Pixels, Envelope]:
     elif _comes_back(pixels, padding, raw, image):
         encoder = COPY if layout.scheme == NONE else _find_encoder(data, raw, image)
         if encoder:
-            return pixels, replace(envelope, encoder=encoder)
+            return pixels, envelope if encoder == COPY else replace(envelope, encoder=encoder)
         envelope = replace(envelope, fidelity=EQUIVALENT, encoder=next(iter(encoders(layout.scheme))))
     else:
         raise unsupported("samples that do not come back byte for byte")

@@ -54,7 +54,7 @@ def read_transform(directory: Directory) -> Affine | None:
         if len(matrix) != MATRIX_NUMBERS:
             return None
         a, b, _, c, d, e, _, f = matrix[:8]
-    if _pixel_is_point(directory):
+    if _pixel_is_point(directory.values(GEO_KEYS)):
         c -= a * 0.5 + b * 0.5
         f -= d * 0.5 + e * 0.5
     transform = a, b, c, d, e, f
@@ -66,11 +66,11 @@ def _is_scale(numbers: tuple[float, ...]) -> bool:
 
 
 def _floats(directory: Directory, tag: int) -> tuple[float, ...]:
-    return tuple(float(value) for value in directory.values(tag))
+    return tuple(map(float, directory.values(tag)))
 
 
-def _pixel_is_point(directory: Directory) -> bool:
-    keys = directory.values(GEO_KEYS)
+@lru_cache(maxsize=1024)
+def _pixel_is_point(keys: tuple[int, ...]) -> bool:
     groups = zip(*(keys[i::4] for i in range(4)), strict=False)
     return any(key == RASTER_TYPE_KEY and place == 0 and value == PIXEL_IS_POINT for key, place, _, value in groups)
 

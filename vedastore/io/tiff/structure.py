@@ -67,6 +67,9 @@ class Entry(NamedTuple):
     slot: int  # where the entry's value-or-offset field begins
 
 
+_struct = lru_cache(struct.Struct)
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """What distinguishes the four forms of TIFF: byte order, and classic or big.
@@ -90,17 +93,20 @@ class Form:
     @property
     def pointer(self) -> struct.Struct:
         """An offset, which is also the value field of an entry."""
-        return struct.Struct(self.order + ("Q" if self.big else "I"))
+        return _struct(self.order + ("Q" if self.big else "I"))
 
     @property
     def count(self) -> struct.Struct:
         """The number of entries in front of a directory."""
-        return struct.Struct(self.order + ("Q" if self.big else "H"))
+        return _struct(self.order + ("Q" if self.big else "H"))
 
     @property
     def entry(self) -> struct.Struct:
         """One entry: tag, type, count, value or offset."""
-        return struct.Struct(self.order + ("HHQQ" if self.big else "HHII"))
+        return _struct(self.order + ("HHQQ" if self.big else "HHII"))
+
+
+_FORMS = {(order, big): Form(order, big) for order in "<>" for big in (False, True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +200,9 @@ def read_header(data: Buffer) -> tuple[Form, int]:
         raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT, rule=DAMAGED)
     (magic,) = struct.unpack_from(order + "H", data, 2)
     if magic == CLASSIC:
-        return Form(order, big=False), struct.unpack_from(order + "I", data, 4)[0]
+        return _FORMS[order, False], struct.unpack_from(order + "I", data, 4)[0]
     if magic == BIG and len(data) >= BIG_HEADER_BYTES and struct.unpack_from(order + "HH", data, 4) == (8, 0):
-        return Form(order, big=True), struct.unpack_from(order + "Q", data, 8)[0]
+        return _FORMS[order, True], struct.unpack_from(order + "Q", data, 8)[0]
     raise ImageError("not a TIFF: the file does not begin with a TIFF header", hint=SKIP_HINT, rule=DAMAGED)
 
 
