@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import tempfile
+from compileall import compile_dir
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -115,6 +116,7 @@ def measure_all(data: Data, options: argparse.Namespace) -> dict[str, Any]:
     load = [os.getloadavg()[0]]
     wanted = options.only or TITLES
     data.check_space(sizes.whole, sizes.read)
+    compile_dir(ROOT / "vedastore", quiet=1)  # as an installation does
     print(f"data in {data.folder}", file=sys.stderr)
     data.releases({sizes.whole, sizes.read, *(sizes.curve if "scaling" in wanted else ())})
     found: dict[str, Any] = {}

@@ -48,7 +48,7 @@ class Vedastore(Reader):
 
     def chips(self, rows: np.ndarray) -> Iterator[Any]:
         for row in rows.tolist():
-            yield self.collection[row].image.to_numpy()
+            yield self.collection[row].pixels
 
 
 class VedastoreBatches(Vedastore):
@@ -56,6 +56,14 @@ class VedastoreBatches(Vedastore):
 
     def total(self) -> int:
         return sum(int(images.sum(dtype="u8")) for images, _ in self.collection.batches(BATCH))
+
+
+class VedastoreImages(Vedastore):
+    """The collection's samples by number, as DataArrays with their coordinates."""
+
+    def chips(self, rows: np.ndarray) -> Iterator[Any]:
+        for row in rows.tolist():
+            yield self.collection[row].image.to_numpy()
 
 
 class Memmap(Reader):
@@ -106,6 +114,7 @@ class Zarr(Reader):
 READERS: dict[str, type[Reader]] = {
     "vedastore": Vedastore,
     "vedastore-batches": VedastoreBatches,
+    "vedastore-images": VedastoreImages,
     "memmap": Memmap,
     "zarr": Zarr,
     **PEERS,

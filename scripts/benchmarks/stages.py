@@ -139,7 +139,8 @@ _READ = {
         ("dataset", "TorchGeo-style dataset", "directory of TIFFs; a plain loop", ()),
     ],
     "single": [
-        ("vedastore", "vedastore, collection[i].image", "", ()),
+        ("vedastore", "vedastore, collection[i].pixels", "", ()),
+        ("vedastore-images", "vedastore, collection[i].image", "with coordinates", ()),
         _MEMMAP,
         _HDF5,
         ("zarr", "zarr-python on the store", "", ()),
