@@ -22,8 +22,9 @@ from vedastore.spec.tables import HEAVY, SAMPLES
 from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views import sample as sample_view
 from vedastore.views.batches import iter_batches
-from vedastore.views.dataset import build_dataset
+from vedastore.views.dataset import build_dataset, mask_array
 from vedastore.views.labels import multi_hot
+from vedastore.views.objects import Boxes, require_objects
 from vedastore.views.sample import read_json
 
 if TYPE_CHECKING:
@@ -221,12 +222,20 @@ class Collection:
         """Return a Dataset with ``image`` (sample, band, y, x) on Dask, one chunk a shard.
 
         Coordinates are ``id``, ``split`` and ``transform`` (sample, affine), the six numbers a to f of each image. With
-        ``labels``, a collection for classification has ``label`` (sample, class), 1 where a sample has a class.
+        ``labels``, there is what the task's labels say:
+
+        ============================  ====================================================================
+        classification                ``label`` (sample, class), 1 where a sample has a class
+        segmentation                  ``mask`` (sample, y, x), as :meth:`masks` gives it
+        object detection              ``boxes`` (sample, box, edge), NaN behind the last box of a sample;
+                                      ``box_class`` (sample, box), from 1 on; ``box_count`` (sample)
+        ============================  ====================================================================
 
         Raises
         ------
         UsageError
-            When the samples are of several shapes or types, and no bucket is named.
+            When the samples are of several shapes or types, and no bucket is named; with ``labels``, when some have
+            objects without a place in pixels.
         """
         return build_dataset(self._snapshot, self._positions, labels=labels, bucket=bucket)
 
@@ -292,6 +301,62 @@ class Collection:
         hot = da.from_array(multi_hot(table.column("classes").to_pylist(), self.classes))
         coords = {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)), "class": list(self.classes)}
         return xr.DataArray(hot, coords, ("sample", "class"), name="label")
+
+    def boxes(self, *, clip: bool = False) -> Boxes:
+        """Return the boxes of all samples, read when they are asked for.
+
+        Parameters
+        ----------
+        clip : bool
+            Cut boxes at the edges of the chip, and leave out those that lie outside of it.
+
+        Returns
+        -------
+        sequence
+            One item a sample: a list with one array for each class in alphabetical order, (box, 4) float64,
+            ``[minx, miny, maxx, maxy]`` in pixels from the corner of the first one.
+
+        Raises
+        ------
+        UsageError
+            For classification, and when samples have objects without a place in pixels.
+        """
+        positions = self._positions
+        require_objects(self._snapshot, positions)
+        return Boxes(self._snapshot, positions, clip=clip)
+
+    def masks(
+        self,
+        *,
+        instances: bool = False,
+        scale: float = 1.0,
+        order: Sequence[str] | None = None,
+        bucket: str | None = None,
+    ) -> xr.DataArray:
+        """Return masks (sample, y, x) on Dask, drawn by GDAL: an object covers the pixels whose centre it has.
+
+        Parameters
+        ----------
+        instances : bool
+            Tell objects apart: a pixel says which object of its sample it shows, by its place among the sample's rows
+            of :attr:`features`, from 1 on. Without it a pixel says which class: 1 for the first in alphabetical order.
+            0 is the background.
+        scale : float
+            Pixels of the mask for one of the image, along each side; both sides must be whole numbers.
+        order : sequence of str, optional
+            All classes from the lowest to the topmost: where objects overlap, the later one is seen. Alphabetical
+            without it. Of one class, the later object is seen.
+        bucket : str, optional
+            Take the samples of this shape and type only; a collection of several asks for it.
+
+        Raises
+        ------
+        UsageError
+            For classification, when samples have objects without a place in pixels, or an argument makes no sense.
+        """
+        return mask_array(
+            self._snapshot, self._positions, instances=instances, scale=scale, order=order, bucket=bucket
+        )
 
     def export(
         self,

@@ -11,17 +11,20 @@ import numpy as np
 from vedastore.errors import StoreError, UsageError
 from vedastore.spec.arrays import DIMENSIONS
 from vedastore.views.labels import multi_hot
+from vedastore.views.objects import EDGES, Drawing, draw_masks, pad_boxes, plan_drawing, require_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import xarray as xr
+
+    from vedastore.spec.arrays import ChipSpec
 
     from vedastore.store.snapshot import Snapshot
 
 _CRS = re.compile(r"EPSG:[0-9]{1,9}\Z|[A-Z][A-Z0-9_]*\[")
 _FLOAT_LIMIT = 2**1023
-_COLUMNS = ("id", "bucket", "row", "split", "crs", "transform", "nodata", "classes")
+_COLUMNS = ("id", "position", "bucket", "row", "split", "crs", "transform", "nodata", "classes", "objects")
 
 
 def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: str | None) -> xr.Dataset:
@@ -36,7 +39,8 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
 
     table, chosen = read_index(snapshot, positions, _COLUMNS, bucket)
     spec = snapshot.version.buckets[chosen].spec
-    image = _lazy_chips(snapshot, chosen, table.column("row").to_numpy())
+    rows, lengths = _shard_runs(table, spec)
+    image = _lazy_chips(snapshot, chosen, rows, lengths)
     coords: dict[str, Any] = {
         "id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)),
         "split": ("sample", np.array(table.column("split").fill_null("").to_pylist(), dtype=object)),
@@ -48,6 +52,13 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     if labels and version.task == "classification":
         coords["class"] = ("class", np.array(version.classes, dtype=object))
         data["label"] = (("sample", "class"), multi_hot(table.column("classes").to_pylist(), version.classes))
+    elif labels:
+        require_objects(snapshot, table.column("position").to_numpy())
+        if version.task == "segmentation":
+            data["mask"] = build_masks(snapshot, table, spec, lengths)
+        else:
+            data |= _lazy_boxes(snapshot, table, lengths)
+            coords["edge"] = ("edge", list(EDGES))
     attributes = {
         "title": version.name,
         "version": version.version,
@@ -59,6 +70,26 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     if len(nodata) == 1 and (value := parse_nodata(nodata[0], spec.dtype)) is not None:
         dataset["image"].attrs["_FillValue"] = value
     return write_crs(dataset, crs[0], snapshot.objects.url) if len(crs) == 1 else dataset
+
+
+def mask_array(
+    snapshot: Snapshot,
+    positions: Any,
+    *,
+    instances: bool,
+    scale: float,
+    order: Sequence[str] | None,
+    bucket: str | None,
+) -> xr.DataArray:
+    """Return the masks of the samples at some positions; see ``Collection.masks``."""
+    import xarray as xr
+
+    table, chosen = read_index(snapshot, positions, ("id", "position", "bucket", "row", "objects"), bucket)
+    require_objects(snapshot, table.column("position").to_numpy())
+    spec = snapshot.version.buckets[chosen].spec
+    _, lengths = _shard_runs(table, spec)
+    masks = build_masks(snapshot, table, spec, lengths, instances=instances, scale=scale, order=order)
+    return xr.DataArray(masks, {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object))}, name="mask")
 
 
 def parse_nodata(text: str | None, dtype: str) -> Any:
@@ -113,14 +144,19 @@ def read_index(
     return table.filter(pc.equal(table.column("bucket"), chosen)), chosen
 
 
-def _lazy_chips(snapshot: Snapshot, bucket: str, rows: np.ndarray[Any, Any]) -> Any:
+def _shard_runs(table: Any, spec: ChipSpec) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
+    """Return the rows of samples in their bucket, and how many of one shard stand side by side each time."""
+    rows = table.column("row").to_numpy()
+    breaks = np.flatnonzero(np.diff(rows // spec.samples_per_shard)) + 1
+    return rows, tuple(np.diff([0, *breaks, len(rows)]).tolist())
+
+
+def _lazy_chips(snapshot: Snapshot, bucket: str, rows: np.ndarray[Any, Any], lengths: tuple[int, ...]) -> Any:
     """Return a Dask array of the chips of some rows; one task reads those that are of one shard and neighbours here."""
     import dask.array as da
     from dask.base import tokenize
 
     spec = snapshot.version.buckets[bucket].spec
-    breaks = np.flatnonzero(np.diff(rows // spec.samples_per_shard)) + 1
-    lengths = tuple(np.diff([0, *breaks, len(rows)]).tolist())
     return da.map_blocks(
         _read_block,
         da.from_array(rows, chunks=(lengths,)),
@@ -131,6 +167,83 @@ def _lazy_chips(snapshot: Snapshot, bucket: str, rows: np.ndarray[Any, Any]) -> 
         new_axis=[1, 2, 3],
         meta=np.empty((0,) * len(DIMENSIONS), spec.dtype),
     )
+
+
+def build_masks(
+    snapshot: Snapshot,
+    table: Any,
+    spec: ChipSpec,
+    lengths: tuple[int, ...],
+    *,
+    instances: bool = False,
+    scale: float = 1.0,
+    order: Sequence[str] | None = None,
+) -> xr.Variable:
+    """Return the masks (sample, y, x) of some samples on Dask, with what the numbers mean as attributes."""
+    import xarray as xr
+
+    classes, most = snapshot.version.classes, max(table.column("objects").to_pylist(), default=0)
+    drawing = plan_drawing(classes, (spec.height, spec.width), most, instances=instances, scale=scale, order=order)
+    masks = _lazy_labels(snapshot, table, lengths, draw_masks, drawing.shape, drawing.dtype, drawing)
+    attributes: dict[str, Any] = {"long_name": "object of the sample, from 1 on" if instances else "class"}
+    if not instances:
+        attributes["flag_values"] = np.arange(len(classes) + 1, dtype=drawing.dtype)
+        attributes["flag_meanings"] = " ".join(re.sub(r"\s+", "_", name) for name in ("background", *classes))
+    return xr.Variable(("sample", "y", "x"), masks, attributes)
+
+
+def _lazy_boxes(snapshot: Snapshot, table: Any, lengths: tuple[int, ...]) -> dict[str, xr.Variable]:
+    """Return boxes and their classes on Dask, padded to those of the sample that has most, and how many each has."""
+    import xarray as xr
+
+    counts = table.column("objects").to_numpy()
+    most = int(counts.max(initial=0))
+    padded = _lazy_labels(snapshot, table, lengths, pad_boxes, (most, len(EDGES) + 1), "float64", most)
+    codes = padded[..., len(EDGES)]
+    told = {"long_name": "class, from 1 on in alphabetical order; 0 where there is no box"}
+    edges = {"units": "px", "long_name": "box around an object, from the corner of the first pixel"}
+    return {
+        "boxes": xr.Variable(("sample", "box", "edge"), padded[..., : len(EDGES)], edges),
+        "box_class": xr.Variable(("sample", "box"), codes.map_blocks(_whole, dtype="uint32"), told),
+        "box_count": xr.Variable(("sample",), counts, {"long_name": "boxes of the sample"}),
+    }
+
+
+def _whole(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.nan_to_num(codes, nan=0.0).astype("u4")
+
+
+def _lazy_labels(
+    snapshot: Snapshot,
+    table: Any,
+    lengths: tuple[int, ...],
+    read: Callable[..., np.ndarray[Any, Any]],
+    shape: tuple[int, ...],
+    dtype: str,
+    how: Drawing | int,
+) -> Any:
+    """Return a Dask array (sample, *shape) of what is read of the labels, in the chunks of the images."""
+    import dask.array as da
+    from dask.base import tokenize
+
+    positions = table.column("position").to_numpy()
+    token = tokenize(snapshot.objects.url, snapshot.root.write_id, positions, shape, how)
+    return da.map_blocks(
+        _read_labels,
+        da.from_array(positions, chunks=(lengths,)),
+        snapshot=snapshot,
+        read=read,
+        how=how,
+        name=f"{read.__name__}-{token}",
+        chunks=(lengths, *((size,) for size in shape)),
+        new_axis=list(range(1, len(shape) + 1)),
+        meta=np.empty((0,) * (len(shape) + 1), dtype),
+    )
+
+
+def _read_labels(positions: np.ndarray[Any, Any], snapshot: Snapshot, read: Any, how: Any) -> np.ndarray[Any, Any]:
+    found: np.ndarray[Any, Any] = read(positions, snapshot, how)
+    return found
 
 
 def _read_block(rows: np.ndarray[Any, Any], snapshot: Snapshot, bucket: str) -> np.ndarray[Any, Any]:

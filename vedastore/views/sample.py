@@ -12,6 +12,7 @@ from vedastore.io import geometry
 from vedastore.io.geojson import parse_json
 from vedastore.spec.arrays import DIMENSIONS
 from vedastore.views.dataset import parse_nodata, write_crs
+from vedastore.views.objects import Boxes, draw_masks, plan_drawing, require_objects
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -88,6 +89,42 @@ class Sample:
         options = self._snapshot.version.label_options
         value = properties.get(options.label_field or "label") if isinstance(properties, dict) else None
         return options.default_label if value is None else value
+
+    @cached_property
+    def boxes(self) -> list[np.ndarray[Any, Any]]:
+        """The boxes around its objects: one array (box, 4) for each class of the collection, in alphabetical order.
+
+        ``[minx, miny, maxx, maxy]``, pixels from the corner of the first one.
+
+        Raises
+        ------
+        UsageError
+            For classification, and where an object has no place in pixels.
+        """
+        positions = np.array([self.position])
+        require_objects(self._snapshot, positions)
+        found: list[np.ndarray[Any, Any]] = Boxes(self._snapshot, positions, clip=False)[0]
+        return found
+
+    @cached_property
+    def mask(self) -> xr.DataArray:
+        """The class of each pixel (y, x) as ``Collection.masks`` draws it, with the image's georeferencing.
+
+        Raises
+        ------
+        UsageError
+            For classification, and where an object has no place in pixels.
+        """
+        positions, version = np.array([self.position]), self._snapshot.version
+        require_objects(self._snapshot, positions)
+        spec = version.buckets[self._row["bucket"]].spec
+        drawing = plan_drawing(version.classes, (spec.height, spec.width), 0, instances=False, scale=1.0, order=None)
+        mask = draw_masks(positions, self._snapshot, drawing)
+        pattern = _pattern(
+            1, drawing.dtype, None, self._row["crs"], self._snapshot.objects.url,
+            georeferenced=self._row["transform"] is not None,
+        )  # fmt: skip
+        return _build_image(mask, self._row["transform"], pattern).isel(band=0, drop=True).rename("mask")
 
     @cached_property
     def geometry(self) -> BaseGeometry | None:

@@ -1,0 +1,67 @@
+"""Shapes in pixels drawn on a grid, by GDAL: a pixel is covered where its centre is."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_REACH_PX: Final = 2.0**20
+"""What lies further outside is cut off first: GDAL computes rows as integers of 32 bits."""
+
+
+def burn(
+    shapes: Sequence[Any], values: Sequence[int], shape: tuple[int, int], dtype: str, scale: float = 1.0
+) -> np.ndarray[Any, Any]:
+    """Return a grid (y, x) of zeros with polygons drawn on it one after the other, each with its value.
+
+    Parameters
+    ----------
+    shapes : sequence of shapely polygons
+        In pixels of the image: x to the right, y downwards, from the first pixel's corner.
+    values : sequence of int
+        Of each shape; a later one covers those before it.
+    shape : (height, width)
+        Of the grid.
+    dtype : str
+        Of the grid: an unsigned integer.
+    scale : float
+        Pixels of the grid for one of the image, along each side.
+    """
+    from affine import Affine
+    from rasterio import features
+
+    drawn = [(near, value) for near, value in zip(_near(shapes, scale), values, strict=True) if not near.is_empty]
+    if not drawn:
+        return np.zeros(shape, dtype)
+    transform = Affine.scale(1 / scale)
+    return features.rasterize(drawn, out_shape=shape, transform=transform, fill=0, dtype=dtype)  # type: ignore[no-any-return]
+
+
+def _near(shapes: Sequence[Any], scale: float) -> Any:
+    """Return shapes in two dimensions, without what is out of reach."""
+    import shapely
+
+    array = np.empty(len(shapes), dtype=object)
+    array[:] = shapes
+    flat = shapely.force_2d(array)
+    reach = _REACH_PX / max(scale, 1.0)
+    far = np.flatnonzero((np.abs(shapely.bounds(flat)) > reach).any(axis=1))
+    if len(far):
+        flat[far] = shapely.clip_by_rect(flat[far], -reach, -reach, reach, reach)
+    return flat
+
+
+def scaled_size(size_px: int, scale: float) -> int | None:
+    """Return the pixels of one side on a grid of another scale; None where they are no whole number.
+
+    >>> scaled_size(256, 0.5), scaled_size(5, 0.5)
+    (128, None)
+    """
+    scaled = size_px * scale
+    whole = round(scaled) if math.isfinite(scaled) else 0
+    return whole if whole >= 1 and math.isclose(whole, scaled, rel_tol=1e-9) else None
