@@ -24,6 +24,8 @@ from vedastore.io import inflate, processes
 from vedastore.io.gzip import GzipReader
 from vedastore.io.inflate import InflatedFile
 from vedastore.model import DEFAULT_LIMITS, Limits
+from vedastore.ops.options import ConvertOptions
+from vedastore.ops.validate import validate
 
 NOISE = np.random.default_rng(0).integers(0, 50, 3_000_000, dtype="u1").tobytes()
 WHOLE = gzip.compress(NOISE, 1)
@@ -122,6 +124,36 @@ def test_no_process_is_left_behind_by_a_refused_release(tmp_path, everything_apa
         vs.convert(archive, tmp_path / "s.zarr")
     assert {child.pid for child in psutil.Process().children()} <= before, refused
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_no_process_is_left_behind_by_a_validation_that_fails(tmp_path, everything_apart, monkeypatch):
+    archive = make_release(3).tar_gz(tmp_path / "r.tar.gz")
+    before = {child.pid for child in psutil.Process().children()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vedastore.ops.validate.Roll.add", full)
+    with pytest.raises(OSError, match="No space") as failed:
+        validate(archive, ConvertOptions())
+    assert {child.pid for child in psutil.Process().children()} <= before, failed
+
+
+def test_descriptors_may_have_the_numbers_of_standard_streams(tmp_path):
+    """A process that was started without its standard streams gives their numbers to the first files that it opens."""
+    (tmp_path / "x.gz").write_bytes(gzip.compress(NOISE * 20, 1))
+    code = (
+        "import sys; from vedastore.io.inflate import InflatedFile; from vedastore.model import DEFAULT_LIMITS\n"
+        "file = open(sys.argv[1], 'rb', buffering=0)\n"
+        "assert file.fileno() == 0\n"
+        "with InflatedFile(file, 'x', DEFAULT_LIMITS, lambda done: None) as stream:\n"
+        "    total = 0\n"
+        "    while data := stream.read(1 << 20):\n"
+        "        total += len(data)\n"
+        f"sys.exit(total != {len(NOISE) * 20})"
+    )
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-c", code, str(tmp_path / "x.gz")]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
 
 
 def test_a_process_that_is_killed_is_a_named_error(tmp_path):

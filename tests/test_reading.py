@@ -259,6 +259,22 @@ def test_labels_are_a_sequence(small):
         labels[4]
 
 
+def test_labels_of_a_shuffle_are_read_once_and_pass_to_other_processes(small):
+    if small.task == "classification":
+        return
+    counted, objects = counting(small.store)
+    batches = [labels for _, labels in counted.batches(4, shuffle=True)]
+    before = len(objects.reads)
+    first = list(batches[0])
+    read = len(objects.reads) - before
+    for labels in batches[1:]:
+        again = pickle.loads(pickle.dumps(labels))
+        wanted = [small[sample.id].label for sample in labels._samples]
+        assert list(labels) == wanted == list(again)
+    assert first == [small[sample.id].label for sample in batches[0]._samples]
+    assert len(objects.reads) - before == read  # all labels were read for the first one
+
+
 def order_of(collection, **options):
     """The positions of a collection's samples in the order of its batches."""
     known = {sample.image.values.tobytes(): sample.position for sample in collection}
@@ -287,7 +303,10 @@ def test_a_batch_is_yours_to_change(large):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"size": 0}, "a batch has at least 1 sample, not 0"),
+        ({"size": 0}, "size is 0"),
+        ({"size": 2.5}, "size is 2.5"),
+        ({"size": 1, "seed": -1, "shuffle": True}, "seed is -1"),
+        ({"size": 1, "split": 1}, "split is 1, which is no text"),
         ({"size": 1, "workers": 0}, "workers must be at least 1"),
         ({"size": 1, "split": "train"}, "there is no sample to make an array of in the split 'train'"),
         ({"size": 1, "bucket": "x"}, "there is no bucket 'x'"),

@@ -244,6 +244,7 @@ CONDITIONS = [
     "NULL",
     "1",
     "list_sum(list_transform(classes, lambda x: length(x))) > 10",
+    "samples.objects > 1",
 ]
 
 
@@ -276,6 +277,10 @@ REFUSED = {
     "objects > ?": "parameters",
     "count(*) > 1": "aggregates",
     "row_number() OVER () = 1": "window",
+    "COLUMNS(*) IS NOT NULL": "one by one",
+    "COLUMNS('obj.*') > 1": "one by one",
+    "samples IS NOT NULL": "one by one",
+    "+".join(["objects"] * 900) + " > 1": "nested too deeply",
     "\ud800": "no text",
 }
 

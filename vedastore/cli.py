@@ -420,7 +420,9 @@ def _client(options: argparse.Namespace) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError:
-        raise UsageError("a scheduler needs Dask's distributed", hint="pip install 'vedastore[distributed]'") from None
+        raise UsageError(
+            "a scheduler needs Dask's distributed", hint="install vedastore with its extra [distributed]"
+        ) from None
     try:
         client = Client(options.scheduler)
     except (OSError, ValueError) as error:

@@ -83,8 +83,11 @@ class InflatedFile:
             tokens, token_end = os.pipe()
             self._tokens = os.fdopen(tokens, "rb")
             try:
-                given = file.fileno(), shared, token_end
-                self._process = start(_serve, *given, where, limits, keep=given)
+                self._process = start(_serve, where, limits, keep=(file.fileno(), shared, token_end))
+            except BaseException:
+                self._tokens.close()
+                self._memory.close()
+                raise
             finally:
                 os.close(token_end)
         finally:
@@ -130,7 +133,10 @@ class InflatedFile:
             self._at = self._slot * _SLOT_BYTES
             self._end = self._at + length
             return True
-        said = pickle.loads(self._tokens.read(length))  # noqa: S301 - our own code wrote it
+        data = self._tokens.read(length)
+        if len(data) < length:
+            raise self._death()
+        said = pickle.loads(data)  # noqa: S301 - our own code wrote it
         if self._slot == _ERROR:
             raise said
         self.sha256 = said
@@ -173,7 +179,10 @@ def _serve(file: int, shared: int, tokens: int, where: str, limits: Limits) -> N
                 say(slot[0], length)
             said = pickle.dumps(hashed.drain()) if slot else b""
             say(_END, len(said), said)
-        except (ArchiveError, OSError, MemoryError) as error:
+        except MemoryError:
+            said = pickle.dumps(ArchiveError("there is not enough memory to decompress it", where=where))
+            say(_ERROR, len(said), said)
+        except (ArchiveError, OSError) as error:
             said = pickle.dumps(error)
             say(_ERROR, len(said), said)
 

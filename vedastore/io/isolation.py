@@ -2,8 +2,7 @@
 
 Native decoders meet bytes from strangers, and no check in front of them finds every way to break them. Most run in
 child processes that hold nothing but the one call. A child that dies is a named error; the next call has a new one.
-Children are kept for further calls, one for each thread that calls at a time, and end with this process. They are
-started as a new interpreter: neither forked, which threads forbid, nor by importing the caller's main module.
+Children are kept for further calls, one for each thread that calls at a time, and end with this process.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from vedastore.errors import ImageError, StoreError
+from vedastore.io.processes import not_started, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +36,6 @@ BASE_BYTES: Final = 2 * 2**30
 _COPIES: Final = 8
 """How often an image may be in memory while it is decoded, encoded again, and compared."""
 _LENGTH: Final = struct.Struct("<Q")
-_START: Final = "import sys; from pickle import load; sys.path[:] = load(sys.stdin.buffer); \
-from vedastore.io.isolation import serve; serve(int(sys.argv[1]))"
 _PATIENCE: Final = 10
 """How many times its processor time a call may last: a machine may be busy, a codec may wait for ever."""
 _LEAVE_SECONDS: Final = 2
@@ -115,31 +113,19 @@ class _Child:
     """One child process, seen from its parent."""
 
     def __init__(self) -> None:
-        # Not -c alone: that would put the current directory, which may be a stranger's, in front of all modules.
-        command = [sys.executable, "-P", "-c", _START]
         replies, reply_end = os.pipe()
         self._replies = os.fdopen(replies, "rb")
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own code
-                [*command, str(reply_end)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[reply_end],
-            )
-        except OSError as error:
+            self._process = start(serve, keep=[reply_end])
+        except StoreError:
             self._replies.close()
-            raise _not_started(str(error.strerror)) from error
+            raise
         finally:
             os.close(reply_end)
         _all.add(self)
-        try:
-            self._write(pickle.dumps(sys.path))
-        except ImageError as error:
-            raise _not_started(error.message) from None
         if _receive(self._replies) is None:
             code = self._process.wait()
-            raise _not_started(f"it ended with exit code {code}")
+            raise not_started(f"it ended with exit code {code}")
 
     @property
     def alive(self) -> bool:
@@ -209,11 +195,6 @@ class _Child:
 def _too_long() -> ImageError:
     hint = "--limit image_seconds=N gives it more time, if you trust the file"
     return ImageError("decoding it takes too long", hint=hint, rule="image-crash")
-
-
-def _not_started(why: str) -> StoreError:
-    message = f"the process that decodes images cannot be started: {why}"
-    return StoreError(message, where=sys.executable, hint="check the limits on processes and memory")
 
 
 def _receive(stream: IO[bytes]) -> bytes | None:

@@ -15,6 +15,7 @@ from vedastore.errors import SampleNotFoundError, UsageError
 from vedastore.io import geometry, search
 from vedastore.model import EXAMPLES
 from vedastore.spec.lonlat import HALF_WORLD, POLE, WORLD, bbox_intersects
+from vedastore.spec.tables import HEAVY
 from vedastore.store.sql import Condition
 
 if TYPE_CHECKING:
@@ -145,8 +146,10 @@ def _meets_shape(shape: BaseGeometry) -> Criterion:
 
 def _fulfils(condition: Condition) -> Criterion:
     def keep(lookup: Lookup, _: int, positions: Positions) -> Positions:
-        found = condition.find(lookup.table.read_rows(positions, condition.columns))
-        kept: Positions = positions[np.isin(positions, found)]
+        # One row group at a time where the columns may be of any size.
+        parts = lookup.table.split(positions) if set(HEAVY).intersection(condition.columns) else [positions]
+        found = [condition.find(lookup.table.read_rows(part, condition.columns)) for part in parts]
+        kept: Positions = positions[np.isin(positions, np.concatenate(found))]
         return kept
 
     return keep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -102,9 +102,9 @@ def examine(
     """
     options = replace(options, on_error="skip")
     reader, refusals = ReleaseReader(release, progress, options.limits), Refusals(collect=True)
-    found = reader.iter_members() if fingerprint is None else fingerprint.pass_on(reader.iter_members())
     with Ledger() as ledger:
-        with open_executor(workers, client) as executor:
+        with open_executor(workers, client) as executor, closing(reader.iter_members()) as read:
+            found = read if fingerprint is None else fingerprint.pass_on(read)
             roll = Roll(ledger, options, reader.where, refusals)
             members = ((member, len(member.data) + MEMBER_BYTES) for member in found)
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)

@@ -125,6 +125,12 @@ class TableReader:
         at = positions - gaps[np.searchsorted(needed, groups)]
         return found if np.array_equal(at, np.arange(found.num_rows)) else found.take(at)
 
+    def split(self, positions: Any) -> list[Any]:
+        """Divide positions into runs of one row group each, in their order."""
+        import numpy as np
+
+        return np.split(positions, np.flatnonzero(np.diff(self._groups_of(positions))) + 1)
+
     def take(self, positions: Sequence[int], columns: tuple[str, ...]) -> list[dict[str, Any]]:
         """Return rows by position; the row groups that have them are read unless they are kept."""
         import numpy as np

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import UsageError
@@ -43,9 +44,14 @@ class Condition:
         self._connection = duckdb.connect(":memory:", config=_configuration())
         self._run("SET enable_progress_bar = false; SET lock_configuration = true")
         nodes = list(_nodes(self._parse()))
-        if any(node.get("class") == "SUBQUERY" for node in nodes):
+        kinds = {node.get("class") for node in nodes}
+        if "SUBQUERY" in kinds:
             raise self._refused("subqueries are not allowed")
-        named = {name.lower() for node in nodes for name in node.get("column_names", ())} | {"position"}
+        # What stands for several columns would stand for those that are read.
+        references = [[name.lower() for name in node.get("column_names", ())] for node in nodes]
+        named = {"position", *chain.from_iterable(references)}
+        if "STAR" in kinds or ["samples"] in references:
+            raise self._refused("columns have to be named one by one")
         self.columns = tuple(name for name in SCHEMAS["samples"] if name in named)
         self.find(arrow_schema("samples").empty_table())  # what cannot be asked is told before any row is read
 
@@ -58,10 +64,14 @@ class Condition:
         """Return the syntax tree; what can stand both with parentheses and without is one expression."""
         queries = [f"{_QUERY} {self._text}\n", f"{_QUERY} ({self._text}\n)"]
         trees = [self._run("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0] for query in queries]
-        for tree in map(json.loads, trees):
+        try:
+            parsed = [json.loads(tree) for tree in trees]
+        except RecursionError:
+            raise self._refused("it is nested too deeply") from None
+        for tree in parsed:
             if tree["error"]:
                 raise self._refused(tree["error_message"])
-        return json.loads(trees[-1])
+        return parsed[-1]
 
     def _run(self, query: str, values: Any = None) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from vedastore.errors import UsageError
 from vedastore.ops.workers import count_workers
+from vedastore.store.spilled import SpilledColumn
 from vedastore.views.dataset import read_index
 from vedastore.views.labels import multi_hot
 from vedastore.views.sample import Sample
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
     from vedastore.store.snapshot import Snapshot
 
 Batch = tuple[np.ndarray[Any, Any], "np.ndarray[Any, np.dtype[np.uint8]] | Labels"]
-_COLUMNS = ("bucket", "row", "split", "classes")
-_LABEL_COLUMNS = ("id", "position", "label")
+_COLUMNS = ("position", "bucket", "row", "split", "classes")
 
 
 def iter_batches(
@@ -46,36 +47,58 @@ def iter_batches(
     UsageError
         When there are no such samples, they are of several buckets and none is named, or a number is below 1.
     """
-    if size < 1:
-        raise UsageError(f"a batch has at least 1 sample, not {size}")
+    size, seed = _whole(size, "size", least=1), _whole(seed, "seed", least=0)
+    if split is not None and not isinstance(split, str):
+        raise UsageError(f"split is {split!r}, which is no text")
     threads = count_workers(workers)
-    columns = _COLUMNS if snapshot.version.task == "classification" else _COLUMNS + _LABEL_COLUMNS
+    columns = _COLUMNS if snapshot.version.task == "classification" else (*_COLUMNS, "id")
     table, name = read_index(snapshot, positions, columns, bucket, split)
     if shuffle:
         table = table.take(np.random.default_rng(seed).permutation(len(table)))
     table = table.combine_chunks()  # a part of it is a view then
+    spilled = SpilledColumn(snapshot.table("samples"), "label", table.column("position").to_numpy())
 
     def read(start: int) -> Batch:
         part = table.slice(start, size)
-        return snapshot.chips(name).read_rows(part.column("row").to_numpy()), _labels(snapshot, part)
+        return snapshot.chips(name).read_rows(part.column("row").to_numpy()), _labels(snapshot, part, spilled)
 
     return _read_ahead(read, range(0, len(table), size), threads)
 
 
-def _labels(snapshot: Snapshot, part: Any) -> np.ndarray[Any, np.dtype[np.uint8]] | Labels:
+def _labels(snapshot: Snapshot, part: Any, spilled: SpilledColumn) -> np.ndarray[Any, np.dtype[np.uint8]] | Labels:
     if snapshot.version.task == "classification":
         return multi_hot(part.column("classes").to_pylist(), snapshot.version.classes)
-    return Labels([Sample(snapshot, row) for row in part.to_pylist()])
+    return Labels([Sample(snapshot, row) for row in part.to_pylist()], spilled)
+
+
+def _whole(number: int, name: str, *, least: int) -> int:
+    try:
+        whole = operator.index(number)
+    except TypeError:
+        whole = least - 1
+    if whole < least:
+        raise UsageError(f"{name} is {number!r}", hint=f"give a whole number from {least} on")
+    return whole
 
 
 class Labels(Sequence[Any]):
-    """The labels of a batch as ``Sample.label`` gives them, each parsed when it is asked for.
+    """The labels of a batch as ``Sample.label`` gives them, each read and parsed when it is asked for.
 
-    Parsing takes about as long as reading the pixels, and threads do not share it.
+    Parsing takes about as long as reading the pixels, and threads do not share it. The first label that is asked for
+    copies those of all batches to a temporary file: in a random order, each would cost the decoding of a row group.
     """
 
-    def __init__(self, samples: list[Sample]) -> None:
+    def __init__(self, samples: list[Sample], spilled: SpilledColumn) -> None:
         self._samples = samples
+        self._spilled: SpilledColumn | None = spilled
+
+    def __getstate__(self) -> list[Sample]:
+        """Take all labels along: another process has not the file."""
+        self._load(self._samples)
+        return self._samples
+
+    def __setstate__(self, samples: list[Sample]) -> None:
+        self._samples, self._spilled = samples, None
 
     def __repr__(self) -> str:
         return f"<vedastore labels of {len(self)} samples>"
@@ -88,7 +111,14 @@ class Labels(Sequence[Any]):
     @overload
     def __getitem__(self, key: slice) -> list[Any]: ...
     def __getitem__(self, key: int | slice) -> Any:
-        return [s.label for s in self._samples[key]] if isinstance(key, slice) else self._samples[key].label
+        chosen = self._samples[key] if isinstance(key, slice) else [self._samples[key]]
+        self._load(chosen)
+        return [s.label for s in chosen] if isinstance(key, slice) else chosen[0].label
+
+    def _load(self, samples: list[Sample]) -> None:
+        if self._spilled is not None:
+            for sample, data in zip(samples, self._spilled.read([s.position for s in samples]), strict=True):
+                sample.keep_label(data)
 
 
 def _read_ahead(read: Callable[[int], Batch], starts: range, threads: int) -> Iterator[Batch]:

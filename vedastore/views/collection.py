@@ -46,6 +46,9 @@ class Collection:
     It sees the version that it was opened at for as long as it lives, is cheap to open and to pickle, and reads nothing
     before it is asked. Made by :func:`open` and :func:`convert`.
 
+    ``len(c)`` counts the samples, a loop gives each :class:`Sample`, ``c[0]`` and ``c["id"]`` give one (or IndexError,
+    SampleNotFoundError), and a slice ``c[10:20]`` is a collection again.
+
     Parameters
     ----------
     snapshot : Snapshot
@@ -370,9 +373,38 @@ class Collection:
         client: Any = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> ExportReport:
-        """Write a version (this one, unless named) as a release; see :func:`vedastore.ops.export.export`."""
+        """Write a version, this one unless it is named, as a release.
+
+        Parameters
+        ----------
+        dest : path
+            A ``.tar.gz``, ``.tgz`` or ``.tar``; it appears whole or not at all.
+        for_import : bool
+            Leave out all but images and labels, as bulk import takes them; the report's ``request`` is the body.
+        overwrite : bool
+            Replace a file that is there.
+        level : int, optional
+            1 and 2 (the default) compress fast; 3 to 9 are the levels of gzip, many times as slow, for an archive that
+            is a few percent smaller. A ``.tar`` has none.
+        workers : int, optional
+            Threads; one a core without it.
+        client : distributed.Client, optional
+            A cluster to run on; the active client without it, if there is one.
+        progress : callable, optional
+            Called with members done and in all.
+
+        Raises
+        ------
+        UsageError
+            For a selection, and for a target or level that makes no sense.
+        ConflictError
+            When the target exists.
+        StoreError
+            When the store is damaged, or the target cannot be written.
+        """
         if not self._whole:
-            raise UsageError("only a whole version can be exported", hint="export the collection without a slice")
+            hint = "export the collection without a slice or select()"
+            raise UsageError("only a whole version can be exported", hint=hint)
         return export_op.export(
             self._snapshot if version is None else open_snapshot(self.store, version),
             dest,
@@ -388,12 +420,41 @@ class Collection:
         self,
         against: str | os.PathLike[str] | None = None,
         *,
+        limits: Limits | None = None,
         workers: int | None = None,
         client: Any = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> VerifyReport:
-        """Read everything again and check it; see :func:`vedastore.ops.verify.verify`."""
-        return verify_op.verify(self._snapshot, against=against, workers=workers, client=client, progress=progress)
+        """Read the whole version again and check it, of a selection too.
+
+        Parameters
+        ----------
+        against : path, optional
+            A release; member by member, it is compared with what an export would write.
+        limits : Limits, optional
+            What that release may ask for; give those again that it was converted with.
+        workers : int, optional
+            Threads; one a core without it.
+        client : distributed.Client, optional
+            A cluster to run on; the active client without it, if there is one.
+        progress : callable, optional
+            Called with members done and in all.
+
+        Raises
+        ------
+        StoreError
+            When the root document cannot be read; damage below it is reported.
+        ReleaseError
+            When the release cannot be read.
+        """
+        return verify_op.verify(
+            self._snapshot,
+            against=against,
+            limits=limits or DEFAULT_LIMITS,
+            workers=workers,
+            client=client,
+            progress=progress,
+        )
 
     @property
     def _positions(self) -> Any:
@@ -427,6 +488,13 @@ def open(
     store: str | os.PathLike[str], version: str | None = None, storage_options: Mapping[str, Any] | None = None
 ) -> Collection:
     """Open a store at a version, the latest without a name.
+
+    Parameters
+    ----------
+    store : path
+    version : str, optional
+    storage_options : mapping, optional
+        For object stores; refused for local paths.
 
     Raises
     ------
@@ -466,7 +534,9 @@ def convert(
     source : path
         A ``.tar.gz``, ``.tgz`` or ``.tar``, or an extracted directory.
     store : path
-        The store's directory; it must not exist, unless ``mode`` is ``"overwrite"``.
+        The store's directory.
+    mode : {"create", "overwrite"}
+        Whether a store that is there already is a conflict, or is replaced.
     label_coords : {"auto", "pixel", "geographic"}
         What the label coordinates of georeferenced samples are; ``"auto"`` tells from all of them, or refuses.
     on_error : {"raise", "skip"}
@@ -485,6 +555,8 @@ def convert(
         A cluster to run on; the active client without it, if there is one.
     progress : callable, optional
         Called with the bytes of the archive that were read, and its size.
+    storage_options : mapping, optional
+        For object stores; refused for local paths.
 
     Raises
     ------

@@ -45,6 +45,7 @@ class Sample:
 
     def __init__(self, snapshot: Snapshot, row: dict[str, Any]) -> None:
         self._snapshot, self._row = snapshot, row
+        self._label: bytes | None = None
         self.id: str = row["id"]
         self.position: int = row["position"]
         self.classes: tuple[str, ...] = tuple(row["classes"])
@@ -55,6 +56,10 @@ class Sample:
         shape = f"{spec.bands} x {spec.height} x {spec.width} {spec.dtype}"
         return f"<vedastore.Sample {self.id!r}: {shape}, {escape(', '.join(self.classes)) or 'no class'}>"
 
+    def keep_label(self, data: bytes) -> None:
+        """Take the bytes of the label file from whoever has read them already."""
+        self._label = data
+
     @property
     def pixels(self) -> np.ndarray[Any, Any]:
         """The pixels alone, (band, y, x) as NumPy; read anew each time, for loops that need nothing else."""
@@ -62,10 +67,10 @@ class Sample:
 
     @cached_property
     def image(self) -> xr.DataArray:
-        """The pixels (band, y, x), with the CRS, transform and nodata of the TIFF under ``.rio``.
+        """The pixels (band, y, x), with CRS, transform and nodata under ``.rio``.
 
-        Where the TIFF has no georeferencing of its own, CRS and transform are those of the footprint; where there is no
-        footprint either, it has neither.
+        CRS and transform are those of the TIFF, or of the footprint where it has none; without a footprint, the image
+        has neither.
         """
         row, transform = self._row, self._row["transform"]
         pixels = self.pixels
@@ -77,7 +82,8 @@ class Sample:
     def feature(self) -> dict[str, Any]:
         """The label file: a GeoJSON Feature, as it was in the release."""
         where = f"{self._snapshot.objects.url}: label of {self.id!r}"
-        document = read_json(self._snapshot.read_label(self.position), where, self._snapshot.version.limits)
+        data = self._label if self._label is not None else self._snapshot.read_label(self.position)
+        document = read_json(data, where, self._snapshot.version.limits)
         if not isinstance(document, dict):
             raise StoreError("the label is damaged: it is no GeoJSON Feature", where=where)
         return document
