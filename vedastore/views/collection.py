@@ -18,6 +18,8 @@ from vedastore.ops import verify as verify_op
 from vedastore.ops.options import ConvertOptions
 from vedastore.ops.select import find_bounds
 from vedastore.ops.select import select as find_samples
+from vedastore.ops.stats import PERCENTILES, Stats
+from vedastore.ops.stats import stats as measure
 from vedastore.spec.tables import HEAVY, SAMPLES
 from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views import sample as sample_view
@@ -359,6 +361,53 @@ class Collection:
         """
         return mask_array(
             self._snapshot, self._positions, instances=instances, scale=scale, order=order, bucket=bucket
+        )
+
+    def stats(
+        self,
+        *,
+        bucket: str | None = None,
+        percentiles: Sequence[float] = PERCENTILES,
+        workers: int | None = None,
+        client: Any = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Stats:
+        """Measure bands, classes and objects; all numbers are exact, whatever the number of workers.
+
+        Values of 8 and 16 bits take one pass over the pixels, wider ones one more for each further 16 bits. Nodata is
+        left out, and so is what is not finite; the latter is counted as ``invalid``.
+
+        Parameters
+        ----------
+        bucket : str, optional
+            Measure the images of this shape and type only; images of several types ask for it.
+        percentiles : sequence of float
+            Which ones, in percent; between two values they are linear, as NumPy's are.
+        workers : int, optional
+            Threads; one a core without it.
+        client : distributed.Client, optional
+            A cluster to run on; the active client without it, if there is one.
+        progress : callable, optional
+            Called with chips done and in all.
+
+        Returns
+        -------
+        Stats
+            ``to_dict()`` gives plain values.
+
+        Raises
+        ------
+        UsageError
+            When images are of several types and no bucket is named, or are complex.
+        """
+        return measure(
+            self._snapshot,
+            self._positions,
+            bucket=bucket,
+            percentiles=percentiles,
+            workers=workers,
+            client=client,
+            progress=progress,
         )
 
     def export(

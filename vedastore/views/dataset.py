@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from vedastore.errors import StoreError, UsageError
 from vedastore.spec.arrays import DIMENSIONS
+from vedastore.spec.nodata import parse_nodata
 from vedastore.views.labels import multi_hot
 from vedastore.views.objects import EDGES, Drawing, draw_masks, pad_boxes, plan_drawing, require_objects
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vedastore.store.snapshot import Snapshot
 
 _CRS = re.compile(r"EPSG:[0-9]{1,9}\Z|[A-Z][A-Z0-9_]*\[")
-_FLOAT_LIMIT = 2**1023
 _COLUMNS = ("id", "position", "bucket", "row", "split", "crs", "transform", "nodata", "classes", "objects")
 
 
@@ -90,24 +89,6 @@ def mask_array(
     _, lengths = _shard_runs(table, spec)
     masks = build_masks(snapshot, table, spec, lengths, instances=instances, scale=scale, order=order)
     return xr.DataArray(masks, {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object))}, name="mask")
-
-
-def parse_nodata(text: str | None, dtype: str) -> Any:
-    """Return a TIFF's nodata text as a value of the image's type, or as a float where that type has no such value."""
-    if text is None:
-        return None
-    kind = np.dtype(dtype)
-    try:
-        number = int(text) if kind.kind in "iu" else float(text)
-        if kind.kind in "iu" and not np.iinfo(kind).min <= number <= np.iinfo(kind).max:
-            return float(number) if abs(number) < _FLOAT_LIMIT else None
-        return kind.type(number) if kind.kind in "iuf" else number
-    except ValueError:
-        try:
-            value = float(text)
-        except ValueError:
-            return None
-        return None if math.isinf(value) and kind.kind in "iu" else value
 
 
 def read_index(

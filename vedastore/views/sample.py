@@ -11,7 +11,8 @@ from vedastore.errors import LabelError, StoreError, escape
 from vedastore.io import geometry
 from vedastore.io.geojson import parse_json
 from vedastore.spec.arrays import DIMENSIONS
-from vedastore.views.dataset import parse_nodata, write_crs
+from vedastore.spec.nodata import parse_nodata
+from vedastore.views.dataset import write_crs
 from vedastore.views.objects import Boxes, draw_masks, plan_drawing, require_objects
 
 if TYPE_CHECKING:

@@ -1,0 +1,182 @@
+"""Statistics: NumPy on the pixels of the TIFF files is the referee."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import vedastore as vs
+from tests.builders import AUSTIN, TASKS, geotiff, make_release, needs_real_data, read_tiff
+from vedastore.ops import moments
+from vedastore.ops import stats as stats_op
+
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
+PERCENTS = (0, 1, 25, 50, 99.5, 100)
+
+
+def collection_of(tmp_path, chips, nodata=None, **release):
+    made = make_release(len(chips), **release)
+    for number, pixels in enumerate(chips):
+        made.members[f"{made.top}/images/{number}.tif"] = geotiff(
+            pixels, (0.5, 0, 733_600 + 100 * number, 0, -0.5, 3_725_150), nodata=nodata
+        )
+    return vs.convert(made.tar(tmp_path / "r.tar"), tmp_path / "r.zarr", mode="overwrite")
+
+
+def assert_bands(found, chips, nodata=None):
+    """Compare with NumPy's numbers."""
+    assert len(found.bands) == max(len(c) for c in chips)
+    for number, band in enumerate(found.bands):
+        values = np.concatenate([c[number].ravel() for c in chips if number < len(c)])
+        values = values if nodata is None else values[values != nodata]
+        invalid = 0
+        if values.dtype.kind == "f":
+            invalid = int((~np.isfinite(values)).sum())
+            values = values[np.isfinite(values)]
+        assert (band.count, band.invalid) == (len(values), invalid)
+        if not len(values):
+            assert (band.min, band.mean, band.percentiles, band.histogram) == (None, None, {}, ())
+            continue
+        assert (band.min, band.max) == (values.min(), values.max())
+        wide = values.astype(np.longdouble)
+        np.testing.assert_allclose(band.mean, float(wide.mean()), rtol=1e-10, atol=1e-300)
+        np.testing.assert_allclose(band.std, float(wide.std()), rtol=1e-10, atol=1e-12 * float(np.abs(wide).max()))
+        exact = np.percentile(wide, [np.longdouble(p) for p in PERCENTS])
+        got = [band.percentiles[f"{p:g}"] for p in PERCENTS]
+        np.testing.assert_allclose(got, exact.astype("f8"), rtol=1e-10, atol=1e-300)
+        assert sum(band.histogram) == band.count
+        if values.dtype.itemsize > 1:
+            np.testing.assert_array_equal(band.histogram, np.histogram(values, band.edges)[0])
+        else:
+            info = np.iinfo(values.dtype)
+            np.testing.assert_array_equal(band.histogram, np.bincount(values.astype(int) - info.min, minlength=256))
+
+
+def random_chips(dtype, count=5, shape=(2, 24, 31)):
+    rng = np.random.default_rng(7)
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        chips = [(rng.normal(50, 20, shape) * 10.0 ** rng.integers(-2, 3)).astype(kind) for _ in range(count)]
+        chips[0][0, 0, :3] = np.nan, np.inf, -np.inf
+        chips[1][0, 0, :3] = 0.0, -0.0, np.finfo(kind).tiny
+        return chips
+    info = np.iinfo(kind)
+    return [rng.integers(info.min, info.max, shape, kind, endpoint=True) for _ in range(count)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_type(tmp_path, dtype):
+    if dtype == "float16":
+        pytest.importorskip("osgeo", reason="GDAL's Python writer of half precision")
+    chips = random_chips(dtype)
+    assert_bands(collection_of(tmp_path, chips).stats(percentiles=PERCENTS), chips)
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 7), ("uint16", 0), ("int32", -9999), ("float32", -9999.0)])
+def test_nodata_is_left_out(tmp_path, dtype, nodata):
+    chips = random_chips(dtype)
+    for chip in chips:
+        chip[:, 3:6] = nodata
+    chips[2][1] = nodata
+    found = collection_of(tmp_path, chips, nodata=nodata).stats(percentiles=PERCENTS)
+    assert_bands(found, chips, nodata)
+
+
+def test_nothing_but_nodata(tmp_path):
+    for dtype in ("uint8", "float32"):
+        chips = [np.full((1, 8, 8), 3, dtype)] * 2
+        assert_bands(collection_of(tmp_path, chips, nodata=3).stats(percentiles=PERCENTS), chips, 3)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_chunks_and_workers_change_nothing(tmp_path, dtype, monkeypatch):
+    chips = random_chips(dtype, 9)
+    collection = collection_of(tmp_path, chips)
+    whole = collection.stats(percentiles=PERCENTS)
+    for block_bytes, workers in ((1, 1), (1, 3), (5000, 2)):
+        monkeypatch.setattr(stats_op, "_BLOCK_BYTES", block_bytes)
+        found = collection.stats(percentiles=PERCENTS, workers=workers)
+        assert_bands(found, chips)
+        assert found.bands[0].percentiles == whole.bands[0].percentiles
+    assert_bands(collection[2:7:2].stats(percentiles=PERCENTS), chips[2:7:2])
+
+
+def test_images_of_several_sizes_and_types(tmp_path):
+    chips = [np.arange(n * n, dtype="u1").reshape(1, n, n) for n in (5, 8, 5)]
+    assert_bands(collection_of(tmp_path, chips).stats(percentiles=PERCENTS), chips)
+    mixed = collection_of(tmp_path, [chips[0], chips[1].astype("u2")])
+    with pytest.raises(vs.errors.UsageError, match="several types"):
+        mixed.stats()
+    (bucket,) = {row.bucket for row in mixed.samples.itertuples() if row.bucket.startswith("uint16")}
+    assert_bands(mixed.stats(bucket=bucket, percentiles=PERCENTS), [chips[1].astype("u2")])
+
+
+@needs_real_data
+def test_real_chips(tmp_path):
+    collection = vs.convert(AUSTIN, tmp_path / "r.zarr")
+    pixels = [s.image.to_numpy() for s in collection]
+    found = collection.stats(percentiles=PERCENTS)
+    assert_bands(found, pixels)
+    hot = collection.multi_hot().to_numpy().sum(0)
+    assert [entry["samples"] for entry in found.classes.values()] == hot.tolist()
+    assert list(found.classes) == list(collection.classes)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_classes_objects_and_splits(tmp_path, task):
+    release = make_release(20, task=task)
+    collection = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    assert_bands(collection.stats(percentiles=PERCENTS), [read_tiff(d) for d in release.images().values()])
+    for part in (collection, collection[3:15]):
+        found = part.stats().to_dict()
+        rows = part.features
+        assert found["samples"] == len(part)
+        for name, entry in found["classes"].items():
+            own = rows[rows["class"] == name]
+            assert entry["objects"] == len(own)
+            assert entry["samples"] == sum(name in s.classes for s in part)
+            if len(own):
+                np.testing.assert_allclose(entry["area_px"]["mean"], own.area_px.mean())
+                np.testing.assert_allclose(entry["width_px"]["max"], own.geometry_px.bounds.eval("maxx - minx").max())
+        assert sum(found["objects_per_sample"].values()) == len(part)
+        assert found["splits"][""]["objects"] == len(rows)
+
+
+@given(
+    hnp.arrays(st.sampled_from(DTYPES), st.integers(1, 60), elements=None),
+    st.lists(st.floats(0, 100), min_size=1, max_size=4),
+)
+def test_order_by_digits_is_that_of_numpy(values, percents):
+    finite = np.sort(values[np.isfinite(values)])
+    keys = moments.order_keys(values)
+    assert len(keys) == len(finite)
+    assert [moments.key_value(int(k), values.dtype) for k in np.sort(keys)] == finite.tolist()
+    for rank in moments.ranks_of(percents, len(finite)):
+        search = moments.Search(rank)
+        for known in range(0, max(16, values.dtype.itemsize * 8), 16):
+            if values.dtype.itemsize > 1:
+                search = search.narrow(moments.count_digits(keys, [search.prefix], known)[search.prefix])
+        if values.dtype.itemsize > 1:
+            assert moments.key_value(search.prefix, values.dtype) == finite[rank]
+
+
+@given(hnp.arrays(st.sampled_from(["float32", "float64", "int32"]), st.integers(0, 50)), st.integers(0, 50))
+def test_moments_merge(values, cut):
+    with np.errstate(all="ignore"):
+        whole = moments.Moments.of(values)
+        merged = moments.Moments.of(values[:cut]).merge(moments.Moments.of(values[cut:]))
+    assert (merged.count, merged.invalid, merged.least, merged.most) == (
+        whole.count, whole.invalid, whole.least, whole.most,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"percentiles": [101]}, "percentiles"),
+    ({"percentiles": ["x"]}, "percentiles"),
+    ({"bucket": "x"}, "there is no bucket 'x'"),
+])  # fmt: skip
+def test_what_has_no_statistics(tmp_path, options, words):
+    collection = collection_of(tmp_path, random_chips("uint8", 1))
+    with pytest.raises(vs.errors.UsageError, match=words):
+        collection.stats(**options)

@@ -1,0 +1,218 @@
+"""What the values of a band add up to: parts that are counted apart and merged, the same in any order.
+
+Values of 8 and 16 bits are counted one by one, and everything else follows from the counts in whole numbers. Of wider
+ones count, extremes and moments are merged (Chan, Golub and LeVeque, 1983); order statistics are found digit by digit,
+16 bits of the values' order at a time, so that they are exact in bounded memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+BINS: Final = 256
+DIGIT_BITS: Final = 16
+_NARROW_BYTES: Final = 2
+
+
+def is_counted(dtype: np.dtype[Any]) -> bool:
+    """Tell whether every value of a type has a count of its own."""
+    return dtype.kind in "iu" and dtype.itemsize <= _NARROW_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Count, extremes, mean and sum of squared deviations of some values; how many were left out as not finite."""
+
+    count: int = 0
+    least: float | int = math.inf
+    most: float | int = -math.inf
+    mean: Any = np.longdouble(0)
+    squares: Any = np.longdouble(0)
+    invalid: int = 0
+
+    @classmethod
+    def of(cls, values: np.ndarray[Any, Any]) -> Moments:
+        """Measure an array of one dimension."""
+        invalid = 0
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values)
+            invalid = int(values.size - finite.sum())
+            values = values[finite] if invalid else values
+        if not values.size:
+            return cls(invalid=invalid)
+        mean = values.mean(dtype=np.longdouble)
+        squares = np.square(values - mean, dtype=np.longdouble).sum()
+        return cls(values.size, values.min().item(), values.max().item(), mean, squares, invalid)
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of the values of both."""
+        count, invalid = self.count + other.count, self.invalid + other.invalid
+        if not self.count or not other.count:
+            return replace(self if self.count else other, invalid=invalid)
+        apart = other.mean - self.mean
+        share = np.longdouble(other.count) / count
+        return Moments(
+            count,
+            min(self.least, other.least),
+            max(self.most, other.most),
+            self.mean + apart * share,
+            self.squares + other.squares + apart * apart * self.count * share,
+            invalid,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """What is known of one band: numbers are None where it has no value."""
+
+    count: int
+    invalid: int
+    min: float | int | None
+    max: float | int | None
+    mean: float | None
+    std: float | None
+    percentiles: dict[str, float] = field(default_factory=dict)
+    histogram: tuple[int, ...] = ()
+    edges: tuple[float, ...] = ()
+
+
+# ---------------------------------------------------------------------------------------------------- counts of values
+
+
+def count_values(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Count each value of an array of 8- or 16-bit integers, the least of the type first."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    size = 2 ** (8 * flat.dtype.itemsize)
+    if flat.dtype.itemsize > 1 or flat.size % 2:
+        counts = np.bincount(flat.view(f"u{flat.dtype.itemsize}"), minlength=size)
+    else:  # two at a time
+        pairs = np.bincount(flat.view("<u2"), minlength=size * size).reshape(size, size)
+        counts = pairs.sum(0) + pairs.sum(1)
+    return np.roll(counts, size // 2) if flat.dtype.kind == "i" else counts
+
+
+def describe_counts(counts: np.ndarray[Any, Any], dtype: np.dtype[Any], percents: Sequence[float]) -> Band:
+    """Describe a band by the counts of its values."""
+    present = np.flatnonzero(counts)
+    if not len(present):
+        return Band(0, 0, None, None, None, None)
+    least = int(np.iinfo(dtype).min)
+    values = [int(v) + least for v in present]
+    numbers = [int(n) for n in counts[present]]
+    count = sum(numbers)
+    total = sum(v * n for v, n in zip(values, numbers, strict=True))
+    squares = sum(v * v * n for v, n in zip(values, numbers, strict=True))
+    variance = Fraction(squares * count - total * total, count * count)
+    edges = bin_edges(values[0], values[-1], dtype)
+    slots = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    ends = np.cumsum(numbers)
+
+    def at(rank: int) -> int:
+        return values[int(np.searchsorted(ends, rank, side="right"))]
+
+    return Band(
+        count=count,
+        invalid=0,
+        min=values[0],
+        max=values[-1],
+        mean=float(Fraction(total, count)),
+        std=math.sqrt(variance),
+        percentiles={_name(p): _between(p, count, at) for p in percents},
+        histogram=tuple(np.bincount(slots, numbers, len(edges) - 1).astype(int).tolist()),
+        edges=tuple(edges.tolist()),
+    )
+
+
+def bin_edges(least: float, most: float, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the edges of a histogram: a bin for each value of 8 bits, else 256 bins of one width."""
+    if dtype.itemsize == 1:
+        info = np.iinfo(dtype)
+        return np.arange(info.min, info.max + 2, dtype="f8")
+    return np.histogram_bin_edges([], BINS, (least, most))
+
+
+# ----------------------------------------------------------------------------------------------------- order, by digits
+
+
+def order_keys(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return unsigned integers of the same size that are in the order of the values, without what is not finite."""
+    if values.dtype.kind == "u":
+        return values
+    bits = values.dtype.itemsize * 8
+    unsigned = np.dtype(f"u{values.dtype.itemsize}")
+    top = unsigned.type(1 << (bits - 1))
+    if values.dtype.kind == "i":
+        return values.view(unsigned) ^ top
+    raw = (values[np.isfinite(values)] + values.dtype.type(0)).view(unsigned)  # no zero below zero
+    return np.where(raw & top, ~raw, raw | top).astype(unsigned, copy=False)
+
+
+def key_value(key: int, dtype: np.dtype[Any]) -> float | int:
+    """Return the value of a key."""
+    bits = dtype.itemsize * 8
+    top, unsigned = 1 << (bits - 1), np.dtype(f"u{dtype.itemsize}")
+    if dtype.kind == "f":
+        key = key ^ top if key & top else ~key & ((1 << bits) - 1)
+    elif dtype.kind == "i":
+        key ^= top
+    return np.array(key, unsigned).view(dtype).item()  # type: ignore[no-any-return]
+
+
+def count_digits(keys: np.ndarray[Any, Any], prefixes: Iterable[int], known_bits: int) -> dict[int, Any]:
+    """Count the next 16 bits of the keys that begin with each of some prefixes of so many bits."""
+    bits = keys.dtype.itemsize * 8
+    shift = keys.dtype.type(bits - known_bits - DIGIT_BITS)
+    digits = keys >> shift
+    found = {}
+    for prefix in prefixes:
+        part = digits if not known_bits else digits[(digits >> keys.dtype.type(DIGIT_BITS)) == prefix]
+        low = (part & keys.dtype.type((1 << DIGIT_BITS) - 1)).astype("u2")
+        found[prefix] = np.bincount(low, minlength=1 << DIGIT_BITS)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """An order statistic that is being found: the digits that are known, and its rank among the keys that have them."""
+
+    rank: int
+    prefix: int = 0
+
+    def narrow(self, counts: np.ndarray[Any, Any]) -> Search:
+        """Return the search with 16 bits more."""
+        ends = np.cumsum(counts)
+        digit = int(np.searchsorted(ends, self.rank, side="right"))
+        before = int(ends[digit - 1]) if digit else 0
+        return Search(self.rank - before, (self.prefix << DIGIT_BITS) | digit)
+
+
+def ranks_of(percents: Sequence[float], count: int) -> tuple[int, ...]:
+    """Return the ranks, from 0, between which percentiles lie."""
+    if not count:
+        return ()
+    places = [Fraction(p) / 100 * (count - 1) for p in percents]
+    return tuple(sorted({r for place in places for r in (math.floor(place), math.ceil(place))}))
+
+
+def percentiles(percents: Sequence[float], count: int, found: dict[int, float | int]) -> dict[str, float]:
+    """Return percentiles by the values of their ranks."""
+    return {_name(p): _between(p, count, found.__getitem__) for p in percents} if count else {}
+
+
+def _between(percent: float, count: int, at: Any) -> float:
+    """Return a percentile between two ranks, in proportion, as NumPy's default does."""
+    place = Fraction(percent) / 100 * (count - 1)
+    low, high = at(math.floor(place)), at(math.ceil(place))
+    return float(Fraction(low) + (Fraction(high) - Fraction(low)) * (place - math.floor(place)))
+
+
+def _name(percent: float) -> str:
+    return f"{percent:g}"
