@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vedastore
-from vedastore import cli, errors
+from vedastore import errors
+from vedastore.cli.parser import make_parser
 from vedastore.model import Limits
 from vedastore.ops.export import ExportReport
 from vedastore.ops.verify import VerifyReport
@@ -204,7 +205,7 @@ def reference() -> str:
 
 def commands() -> dict[str, tuple[str, argparse.ArgumentParser]]:
     """Return every command by name, with its line in the list of commands."""
-    (found,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (found,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     texts = {choice.dest: choice.help or "" for choice in found._choices_actions}
     return {name: (texts.get(name, ""), command) for name, command in found.choices.items()}
 

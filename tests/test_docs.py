@@ -92,7 +92,7 @@ def test_check_docs_tells_what_is_wrong(tmp_path, capsys, check_docs):
 def test_check_docs_misses_help(monkeypatch, check_docs):
     bare = argparse.ArgumentParser()
     bare.add_subparsers().add_parser("silent").add_argument("--option")
-    monkeypatch.setattr(check_docs.cli, "_parser", lambda: bare)
+    monkeypatch.setattr(check_docs, "make_parser", lambda: bare)
     assert [problem.partition(":")[0] for problem in check_docs.check_help()] == [
         "vedastore silent",
         "vedastore silent",

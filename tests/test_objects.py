@@ -210,9 +210,7 @@ def test_the_type_of_masks_holds_every_class_and_object():
 @pytest.mark.parametrize("coords", ["pixel", "geographic"])
 @pytest.mark.parametrize("task", ["object_detection", "segmentation"])
 def test_boxes_are_the_bounds_of_objects(tmp_path, task, coords):
-    collection = vs.convert(
-        make_release(20, task=task, coords=coords).tar(tmp_path / "r.tar"), tmp_path / "r.zarr"
-    )
+    collection = vs.convert(make_release(20, task=task, coords=coords).tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
     boxes = collection.boxes()
     rows = collection.features
     assert len(boxes) == 20
@@ -242,13 +240,11 @@ def test_clipped_boxes(tmp_path):
     assert collection.boxes(clip=True)[0][0].tolist() == [[0, 0, 4, 4], [30, 20, WIDTH, 25], [1, 2, 3, 4]]
 
 
-# ---------------------------------------------------------------------------------------------------------- to_xarray()
+# -------------------------------------------------------------------------------------------------------- in a Dataset
 
 
 def test_to_xarray_has_padded_boxes_for_detection(tmp_path):
-    collection = vs.convert(
-        make_release(20, task="object_detection").tar(tmp_path / "r.tar"), tmp_path / "r.zarr"
-    )
+    collection = vs.convert(make_release(20, task="object_detection").tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
     dataset = collection.to_xarray().compute()
     counts = dataset.box_count.to_numpy()
     assert dataset.boxes.dims == ("sample", "box", "edge")

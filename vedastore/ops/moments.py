@@ -34,8 +34,8 @@ class Moments:
     count: int = 0
     least: float | int = math.inf
     most: float | int = -math.inf
-    mean: Any = np.longdouble(0)
-    squares: Any = np.longdouble(0)
+    mean: Any = 0.0  # long doubles, where there are values
+    squares: Any = 0.0
     invalid: int = 0
 
     @classmethod
@@ -149,10 +149,13 @@ def order_keys(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     bits = values.dtype.itemsize * 8
     unsigned = np.dtype(f"u{values.dtype.itemsize}")
     top = unsigned.type(1 << (bits - 1))
+    keys: np.ndarray[Any, Any]
     if values.dtype.kind == "i":
-        return values.view(unsigned) ^ top
+        keys = values.view(unsigned) ^ top
+        return keys
     raw = (values[np.isfinite(values)] + values.dtype.type(0)).view(unsigned)  # no zero below zero
-    return np.where(raw & top, ~raw, raw | top).astype(unsigned, copy=False)
+    keys = np.where(raw & top, ~raw, raw | top).astype(unsigned, copy=False)
+    return keys
 
 
 def key_value(key: int, dtype: np.dtype[Any]) -> float | int:

@@ -102,9 +102,9 @@ def stats(
     return Stats(len(table), bands, labels.classes(), labels.per_sample(), labels.splits())
 
 
-def _parse_percentiles(given: Sequence[float]) -> tuple[float, ...]:
+def _parse_percentiles(given: Any) -> tuple[float, ...]:
     percents = tuple(given)
-    if not all(isinstance(p, int | float) and 0 <= p <= 100 for p in percents):  # noqa: PLR2004 - percent
+    if not all(isinstance(p, int | float | np.number) and 0 <= p <= 100 for p in percents):  # noqa: PLR2004 - percent
         raise UsageError(f"percentiles are {given!r}", hint="give numbers from 0 to 100")
     return percents
 
@@ -154,7 +154,9 @@ class _Passes:
         self._snapshot, self._blocks, self._run = snapshot, blocks, run
         self._dtype = np.dtype(next(iter(buckets.values())).spec.dtype)
         self._bands = max(b.spec.bands for b in buckets.values())
-        self._size = {name: b.spec.bands * b.spec.height * b.spec.width * b.spec.itemsize for name, b in buckets.items()}
+        self._size = {
+            name: b.spec.bands * b.spec.height * b.spec.width * b.spec.itemsize for name, b in buckets.items()
+        }
         passes = 1 if moments.is_counted(self._dtype) else max(2, self._dtype.itemsize * 8 // moments.DIGIT_BITS)
         self._total, self._done = passes * sum(len(b.rows) for b in blocks), 0
         self._report = progress or (lambda _done, _total: None)

@@ -359,9 +359,7 @@ class Collection:
         UsageError
             For classification, when samples have objects without a place in pixels, or an argument makes no sense.
         """
-        return mask_array(
-            self._snapshot, self._positions, instances=instances, scale=scale, order=order, bucket=bucket
-        )
+        return mask_array(self._snapshot, self._positions, instances=instances, scale=scale, order=order, bucket=bucket)
 
     def stats(
         self,

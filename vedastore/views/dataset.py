@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from vedastore.spec.arrays import ChipSpec
-
     from vedastore.store.snapshot import Snapshot
 
 _CRS = re.compile(r"EPSG:[0-9]{1,9}\Z|[A-Z][A-Z0-9_]*\[")
@@ -165,7 +164,9 @@ def build_masks(
 
     classes, most = snapshot.version.classes, max(table.column("objects").to_pylist(), default=0)
     drawing = plan_drawing(classes, (spec.height, spec.width), most, instances=instances, scale=scale, order=order)
-    masks = _lazy_labels(snapshot, table, lengths, draw_masks, drawing.shape, drawing.dtype, drawing)
+    masks = _lazy_labels(
+        snapshot, table, lengths, read=draw_masks, shape=drawing.shape, dtype=drawing.dtype, how=drawing
+    )
     attributes: dict[str, Any] = {"long_name": "object of the sample, from 1 on" if instances else "class"}
     if not instances:
         attributes["flag_values"] = np.arange(len(classes) + 1, dtype=drawing.dtype)
@@ -179,7 +180,9 @@ def _lazy_boxes(snapshot: Snapshot, table: Any, lengths: tuple[int, ...]) -> dic
 
     counts = table.column("objects").to_numpy()
     most = int(counts.max(initial=0))
-    padded = _lazy_labels(snapshot, table, lengths, pad_boxes, (most, len(EDGES) + 1), "float64", most)
+    padded = _lazy_labels(
+        snapshot, table, lengths, read=pad_boxes, shape=(most, len(EDGES) + 1), dtype="float64", how=most
+    )
     codes = padded[..., len(EDGES)]
     told = {"long_name": "class, from 1 on in alphabetical order; 0 where there is no box"}
     edges = {"units": "px", "long_name": "box around an object, from the corner of the first pixel"}
@@ -191,13 +194,15 @@ def _lazy_boxes(snapshot: Snapshot, table: Any, lengths: tuple[int, ...]) -> dic
 
 
 def _whole(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.nan_to_num(codes, nan=0.0).astype("u4")
+    found: np.ndarray[Any, Any] = np.nan_to_num(codes, nan=0.0).astype("u4")
+    return found
 
 
 def _lazy_labels(
     snapshot: Snapshot,
     table: Any,
     lengths: tuple[int, ...],
+    *,
     read: Callable[..., np.ndarray[Any, Any]],
     shape: tuple[int, ...],
     dtype: str,

@@ -1,0 +1,7 @@
+"""``python -m vedastore.cli``."""
+
+import sys
+
+from vedastore.cli import main
+
+sys.exit(main())

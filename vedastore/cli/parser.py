@@ -1,0 +1,180 @@
+"""The words of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vedastore.cli import releases, stores
+from vedastore.errors import UsageError
+from vedastore.model import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong usage like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = _Parser(
+        prog="vedastore",
+        description="Labelled Earth-observation chips: releases to Zarr stores, and back byte for byte.",
+    )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--json", action="store_true", help="print one JSON document")
+        sub.add_argument("--quiet", action="store_true", help="print nothing but errors")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "convert", releases.convert, "turn a release into a store", "vedastore convert ts_104-1.0.1.tar.gz ts_104.zarr"
+    )
+    sub.add_argument("source", nargs="+", metavar="SOURCE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument("--overwrite", action="store_true", help="replace a store that is there")
+    sub.add_argument(
+        "--on-error", choices=["raise", "skip"], default="raise", help="refuse the release, or leave bad samples out"
+    )
+    sub.add_argument("--name", metavar="N", help="the collection's name, instead of meta.json's")
+    sub.add_argument("--version", metavar="V", help="the version's name, instead of meta.json's")
+    sub.add_argument(
+        "--codec",
+        choices=["default", "compact"],
+        default="default",
+        help="what any Zarr reader has, or a smaller store",
+    )
+    _add_workers(sub)
+    _add_label_options(sub)
+    _add_limits(sub)
+
+    sub = command(
+        "export",
+        releases.export,
+        "turn a store into a release again",
+        "vedastore export ts_104.zarr ts_104-1.0.1.tar.gz",
+    )
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument("dest", metavar="DEST.tar.gz", help="the archive to write: .tar.gz, .tgz or .tar")
+    sub.add_argument("--version", metavar="V", help="the version to export, the latest without it")
+    sub.add_argument(
+        "--for-import", action="store_true", help="only images and labels; print the request for bulk import"
+    )
+    sub.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    sub.add_argument(
+        "--level", type=int, metavar="N", help="1 and 2 (the default) compress fast, 3 to 9 as gzip does, more slowly"
+    )
+    _add_workers(sub)
+
+    sub = command("info", stores.info, "tell what a store holds", "vedastore info ts_104.zarr")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument("--version", metavar="V", help="the version to describe, the latest without it")
+
+    sub = command(
+        "verify",
+        stores.verify,
+        "read everything again and check it",
+        "vedastore verify ts_104.zarr --against ts_104-1.0.1.tar.gz",
+    )
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument("--against", metavar="RELEASE", help="compare member by member with a release")
+    sub.add_argument("--version", metavar="V", help="the version to verify, the latest without it")
+    _add_workers(sub)
+    _add_limits(sub)
+
+    sub = command(
+        "validate", releases.validate, "tell what is wrong with a release", "vedastore validate ts_104-1.0.1.tar.gz"
+    )
+    sub.add_argument("release", metavar="RELEASE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
+    sub.add_argument("--sarif", action="store_true", help="print a SARIF 2.1.0 document, for code hosts")
+    sub.add_argument("--strict", action="store_true", help="let notes count too: end with 1 when there is one")
+    sub.add_argument("--fix", metavar="OUT.tar.gz", help="write a release that is mended where nothing is guessed")
+    sub.add_argument("--overwrite", action="store_true", help="with --fix, replace a file that is there")
+    _add_workers(sub)
+    _add_label_options(sub)
+    _add_limits(sub)
+
+    sub = command(
+        "query", stores.query, "find samples", "vedastore query ts_104.zarr --class car --where 'objects > 3'"
+    )
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument("--id", metavar="ID", action="append", help="of this id; may be given several times")
+    sub.add_argument(
+        "--class", metavar="C", dest="class_", action="append", help="with this class; several: with any of them"
+    )
+    sub.add_argument("--bbox", metavar="W,S,E,N", help="whose footprint's box meets this one, degrees")
+    sub.add_argument("--intersects", metavar="FILE", help="whose footprint meets a shape in a GeoJSON file")
+    sub.add_argument("--split", metavar="S", help="of this split")
+    sub.add_argument("--where", metavar="SQL", help="for which a condition on the columns of samples is true")
+    sub.add_argument("--limit", metavar="N", type=int, help="the first so many")
+    sub.add_argument("--geojson", action="store_true", help="print a FeatureCollection of footprints")
+    sub.add_argument("--version", metavar="V", help="the version to ask, the latest without it")
+
+    sub = command("stats", stores.stats, "measure bands, classes and objects", "vedastore stats ts_104.zarr")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument("--bucket", metavar="B", help="images of this shape and type only")
+    sub.add_argument("--split", metavar="S", help="samples of this split only")
+    sub.add_argument("--version", metavar="V", help="the version to measure, the latest without it")
+    _add_workers(sub)
+
+    sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+
+    sub = command(
+        "demo", releases.demo, "run the main job on a release made on the spot", "vedastore demo /tmp/vedastore-demo"
+    )
+    sub.add_argument("dir", metavar="DIR", nargs="?", help="where to; a new temporary directory without it")
+    return parser
+
+
+def _add_label_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--label-coords",
+        choices=["auto", "pixel", "geographic"],
+        default="auto",
+        help="what georeferenced labels' coordinates are",
+    )
+    sub.add_argument("--label-field", metavar="F", help="the property that holds the label, instead of 'label'")
+    sub.add_argument("--default-label", metavar="L", help="the class of samples that have no label")
+    sub.add_argument("--task", choices=TASKS, help="the task, instead of meta.json's")
+
+
+def _add_workers(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--workers", metavar="N", type=int, help="threads to use; one a core without it")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
+
+
+def _add_limits(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--limit",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change a limit, such as image_bytes=4GiB; may be given several times",
+    )
+
+
+class _ShowVersion(argparse.Action):
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"vedastore {version('vedastore')}")
+        raise SystemExit(0)
