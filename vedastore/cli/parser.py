@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vedastore.cli import releases, stores
@@ -14,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong usage like every other error."""
+    """Reports a wrong usage like every other error; takes several numbers below zero for a value."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"see {self.prog} --help")
@@ -29,22 +35,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        sub.add_argument("--json", action="store_true", help="print one JSON document")
-        sub.add_argument("--quiet", action="store_true", help="print nothing but errors")
-        sub.set_defaults(run=run)
-        return sub
+    command = partial(_add_command, commands)
+    _add_release_commands(command)
+    _add_store_commands(command)
+    return parser
 
+
+def _add_release_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command(
         "convert", releases.convert, "turn a release into a store", "vedastore convert ts_104-1.0.1.tar.gz ts_104.zarr"
     )
@@ -84,6 +81,25 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_workers(sub)
 
+    sub = command(
+        "validate", releases.validate, "tell what is wrong with a release", "vedastore validate ts_104-1.0.1.tar.gz"
+    )
+    sub.add_argument("release", metavar="RELEASE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
+    sub.add_argument("--sarif", action="store_true", help="print a SARIF 2.1.0 document, for code hosts")
+    sub.add_argument("--strict", action="store_true", help="let notes count too: end with 1 when there is one")
+    sub.add_argument("--fix", metavar="OUT.tar.gz", help="write a release that is mended where nothing is guessed")
+    sub.add_argument("--overwrite", action="store_true", help="with --fix, replace a file that is there")
+    _add_workers(sub)
+    _add_label_options(sub)
+    _add_limits(sub)
+
+    sub = command(
+        "demo", releases.demo, "run the main job on a release made on the spot", "vedastore demo /tmp/vedastore-demo"
+    )
+    sub.add_argument("dir", metavar="DIR", nargs="?", help="where to; a new temporary directory without it")
+
+
+def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("info", stores.info, "tell what a store holds", "vedastore info ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")
     sub.add_argument("--version", metavar="V", help="the version to describe, the latest without it")
@@ -98,18 +114,6 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--against", metavar="RELEASE", help="compare member by member with a release")
     sub.add_argument("--version", metavar="V", help="the version to verify, the latest without it")
     _add_workers(sub)
-    _add_limits(sub)
-
-    sub = command(
-        "validate", releases.validate, "tell what is wrong with a release", "vedastore validate ts_104-1.0.1.tar.gz"
-    )
-    sub.add_argument("release", metavar="RELEASE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
-    sub.add_argument("--sarif", action="store_true", help="print a SARIF 2.1.0 document, for code hosts")
-    sub.add_argument("--strict", action="store_true", help="let notes count too: end with 1 when there is one")
-    sub.add_argument("--fix", metavar="OUT.tar.gz", help="write a release that is mended where nothing is guessed")
-    sub.add_argument("--overwrite", action="store_true", help="with --fix, replace a file that is there")
-    _add_workers(sub)
-    _add_label_options(sub)
     _add_limits(sub)
 
     sub = command(
@@ -138,11 +142,22 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")
 
-    sub = command(
-        "demo", releases.demo, "run the main job on a release made on the spot", "vedastore demo /tmp/vedastore-demo"
+
+def _add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
+) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    sub.add_argument("dir", metavar="DIR", nargs="?", help="where to; a new temporary directory without it")
-    return parser
+    sub.add_argument("--json", action="store_true", help="print one JSON document")
+    sub.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    sub.set_defaults(run=run)
+    return sub
 
 
 def _add_label_options(sub: argparse.ArgumentParser) -> None:

@@ -68,8 +68,6 @@ def verify(options: argparse.Namespace) -> int:
 
 def query(options: argparse.Namespace) -> int:
     """Find samples by what the index says of them."""
-    import json
-
     from vedastore.views.collection import open as open_collection
 
     if options.geojson and options.json:
