@@ -139,6 +139,14 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     sub.add_argument("--version", metavar="V", help="the version to measure, the latest without it")
     _add_workers(sub)
 
+    sub = command(
+        "split", stores.split, "say which samples train and which test", "vedastore split ts_104.zarr --seed 1"
+    )
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    for name, share in (("train", 70), ("test", 20), ("validate", 10)):
+        sub.add_argument(f"--{name}", type=float, default=share, metavar="PERCENT", help=f"{share} without it")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="another one gives another split")
+
     sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")
 

@@ -138,6 +138,18 @@ def stats(options: argparse.Namespace) -> int:
     return 0
 
 
+def split(options: argparse.Namespace) -> int:
+    """Say which samples train and which test."""
+    from vedastore.ops.split import split as split_store
+    from vedastore.store.snapshot import open_snapshot
+
+    shares = {"train": options.train, "test": options.test, "validate": options.validate}
+    report = split_store(open_snapshot(options.store), shares, options.seed)
+    counts = ", ".join(f"{count} {name or 'of none'}" for name, count in report.samples.items())
+    tell(options, asdict(report), f"{report.store}: version {report.version}, {counts}")
+    return 0
+
+
 def _short(number: float | None) -> str:
     return "none" if number is None else f"{number:.6g}"
 

@@ -36,13 +36,14 @@ class Write:
     """One write to a store, from its first object to the commit.
 
     A context manager: leaving it without a commit removes every object that was written. ``overwrite`` replaces the
-    versions of an existing store; without it an existing store is a conflict.
+    versions of an existing store, and ``onto`` adds to those of a root that has been read; without either, an existing
+    store is a conflict.
     """
 
-    def __init__(self, objects: LocalObjects, *, overwrite: bool = False) -> None:
+    def __init__(self, objects: LocalObjects, *, overwrite: bool = False, onto: Root | None = None) -> None:
         self.objects = objects
         self.write_id = uuid.uuid4().hex
-        self._overwrite = overwrite
+        self._overwrite, self._onto = overwrite, onto
         self._base: tuple[Root, str] | None = None
         self._written: list[str] = []
         self._swapping = self._landed = False
@@ -50,7 +51,11 @@ class Write:
 
     def __enter__(self) -> Self:
         self._base = read_root(self.objects)
-        if self._base is None:
+        if self._onto is not None:
+            if self._base is None or self._base[0].write_id != self._onto.write_id:
+                hint = "open it again, and see what is there now"
+                raise ConflictError("the store has changed since it was opened", where=self.objects.url, hint=hint)
+        elif self._base is None:
             self._claim.enter_context(self.objects.claim(keys.INCOMPLETE, (keys.CHIPS, keys.INDEX)))
         elif not self._overwrite:
             hint = "use mode='overwrite' or --overwrite to replace it"
@@ -80,7 +85,7 @@ class Write:
         return self.objects.write(key, parts)
 
     def commit(self, version: Version) -> Root:
-        """Publish the version as the store's only one; return the root document.
+        """Publish the version as the store's only one, or behind those that it is added to; return the root document.
 
         Raises
         ------
@@ -89,7 +94,7 @@ class Write:
         UnknownOutcomeError
             The swap failed on the way, and the root may be ours.
         """
-        root = Root(self.write_id, (version,))
+        root = Root(self.write_id, (*(self._onto.versions if self._onto else ()), version))
         document = dump_root(root)
         if len(document) > LIMIT_BYTES:
             message = f"the root document would have {len(document)} bytes, and no reader takes more than {LIMIT_BYTES}"

@@ -115,9 +115,13 @@ class TableWriter:
         """Add rows: columns are lists or arrays, ``shapes`` what those of geometries are."""
         import pyarrow as pa
 
+        rows = pa.table([arrow_array(columns[f.name], f.type) for f in self._schema], schema=self._schema)
+        self.append_table(rows, shapes)
+
+    def append_table(self, rows: Any, shapes: Mapping[str, Any] | None = None) -> None:
+        """Add the rows of a pyarrow Table."""
         for name in GEOMETRY_COLUMNS[self.table]:
             self._note(name, (shapes or {})[name])
-        rows = pa.table([arrow_array(columns[f.name], f.type) for f in self._schema], schema=self._schema)
         if self._pending_bytes + rows.nbytes > GROUP_BYTES:
             self._flush()  # a row group is never larger than this, or than what comes at once
         self._pending.append(rows)

@@ -14,6 +14,7 @@ from vedastore.io import geometry
 from vedastore.model import DEFAULT_LIMITS, LabelOptions
 from vedastore.ops import convert as convert_op
 from vedastore.ops import export as export_op
+from vedastore.ops import split as split_op
 from vedastore.ops import verify as verify_op
 from vedastore.ops.options import ConvertOptions
 from vedastore.ops.select import find_bounds
@@ -360,6 +361,46 @@ class Collection:
             For classification, when samples have objects without a place in pixels, or an argument makes no sense.
         """
         return mask_array(self._snapshot, self._positions, instances=instances, scale=scale, order=order, bucket=bucket)
+
+    def split(
+        self,
+        train: float = 70,
+        test: float = 20,
+        validate: float = 10,
+        seed: int = 0,
+        *,
+        given: Mapping[str, str] | None = None,
+    ) -> Collection:
+        """Commit a version in which every sample is of a split, and open it.
+
+        The hash of its id and the seed decide: the same for the same id wherever it is, so that samples which are
+        added later move none of the others. The shares come out as percentages do when many coins are thrown.
+
+        Parameters
+        ----------
+        train, test, validate : float
+            Percentages, 100 together.
+        seed : int
+            Another one gives another split.
+        given : mapping of id to name, optional
+            Splits that exist already, instead; samples that it does not name are of none.
+
+        Raises
+        ------
+        UsageError
+            For a selection, and when the shares do not add up to 100.
+        SampleNotFoundError
+            When ``given`` names an id of no sample.
+        ConflictError
+            When the store has changed since it was opened.
+        """
+        if not self._whole:
+            raise UsageError(
+                "only a whole version can be split", hint="split the collection without a slice or select()"
+            )
+        shares = {"train": train, "test": test, "validate": validate}
+        report = split_op.split(self._snapshot, shares, seed, given)
+        return open(self.store, report.version)
 
     def stats(
         self,

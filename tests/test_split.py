@@ -1,0 +1,124 @@
+"""Splits: the same for the same ids, committed as versions, and nothing else of the store changes."""
+
+import json
+from pathlib import Path
+
+import geopandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vedastore as vs
+from tests.builders import make_release
+from tests.test_docs import run_cli
+from vedastore.errors import ConflictError, SampleNotFoundError, UsageError
+from vedastore.ops.split import _by_id
+
+SHARES = {"train": 70, "test": 20, "validate": 10}
+
+
+@pytest.fixture
+def collection(tmp_path):
+    return vs.convert(make_release(40).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
+
+
+def splits_of(collection):
+    return {s.id: s.split for s in collection}
+
+
+def test_a_split_is_a_version(tmp_path, collection):
+    found = collection.split(seed=3)
+    assert found.versions == ("1.0.1", "1.0.1+1")
+    assert (collection.version, found.version) == ("1.0.1", "1.0.1+1")
+    assert set(splits_of(collection).values()) == {None}
+    assert set(splits_of(found).values()) <= set(SHARES)
+    for name in SHARES:
+        part = found.select(split=name)
+        assert len(part) == sum(v == name for v in splits_of(found).values())
+        if len(part):
+            assert sum(len(images) for images, _ in found.batches(7, split=name)) == len(part)
+    assert found.to_xarray().split.to_numpy().tolist() == list(splits_of(found).values())
+
+
+def test_nothing_else_changes(tmp_path, collection):
+    before = {p: p.read_bytes() for p in Path(collection.store).rglob("*") if p.is_file() and p.name != "zarr.json"}
+    found = collection.split()
+    assert all(p.read_bytes() == data for p, data in before.items())
+    old, new = collection.samples.drop(columns="split"), found.samples.drop(columns="split")
+    geopandas.testing.assert_geodataframe_equal(old, new)
+    for version in found.versions:
+        report = vs.open(found.store, version).verify(against=tmp_path / "r.tar.gz")
+        assert report.ok, report.problems
+    exports = [tmp_path / f"{n}.tar.gz" for n in (0, 1)]
+    for path, version in zip(exports, found.versions, strict=True):
+        vs.open(found.store, version).export(path)
+    assert exports[0].read_bytes() == exports[1].read_bytes()
+    key = found._snapshot.version.index["samples"].key
+    frame = geopandas.read_parquet(Path(found.store, key))
+    assert frame.split.tolist() == list(splits_of(found).values())
+    assert frame.crs == "EPSG:4326"
+
+
+def test_splits_follow_each_other(collection):
+    second = collection.split().split(50, 50, 0, seed=1)
+    assert second.versions == ("1.0.1", "1.0.1+1", "1.0.1+2")
+    assert second._snapshot.version.parent == "1.0.1+1"
+    assert set(splits_of(second).values()) == {"train", "test"}
+
+
+def test_a_store_that_has_changed_is_a_conflict(collection):
+    collection.split()
+    before = sorted(Path(collection.store).rglob("*"))
+    with pytest.raises(ConflictError, match="has changed since it was opened"):
+        collection.split(seed=1)
+    assert sorted(Path(collection.store).rglob("*")) == before
+
+
+@given(st.sets(st.text(max_size=8), max_size=30), st.sets(st.text(max_size=8), max_size=30), st.integers(0, 5))
+def test_samples_that_are_added_move_none(ids, more, seed):
+    choose, again = _by_id(SHARES, seed), _by_id(SHARES, seed)
+    before = {name: choose(name) for name in sorted(ids)}
+    assert {name: again(name) for name in sorted(ids | more, reverse=True) if name in ids} == before
+
+
+def test_shares_come_out():
+    choose = _by_id(SHARES, 0)
+    names = [choose(str(number)) for number in range(20_000)]
+    for name, share in SHARES.items():
+        assert abs(names.count(name) / 200 - share) < 1.5
+    assert names != [_by_id(SHARES, 1)(str(number)) for number in range(20_000)]
+    assert {_by_id({"train": 100, "test": 0}, 0)(str(number)) for number in range(100)} == {"train"}
+
+
+@pytest.mark.parametrize(
+    "shares", [(70, 20, 20), (101, -1, 0), (float("nan"), 0, 100), (0, 0, 0), ("70", 20, 10), (True, 99, 0)]
+)
+def test_shares_that_make_no_sense(collection, shares):
+    with pytest.raises(UsageError, match="add up to 100"):
+        collection.split(*shares)
+    assert vs.open(collection.store).versions == ("1.0.1",)
+
+
+def test_splits_that_are_given(collection):
+    given = {s.id: ("train", "held out")[n % 2] for n, s in enumerate(collection) if n < 30}
+    found = collection.split(given=given)
+    assert splits_of(found) == {s.id: given.get(s.id) for s in collection}
+    assert len(found.select(split="held out")) == 15
+    with pytest.raises(SampleNotFoundError, match="'nobody'"):
+        found.split(given={"nobody": "train"})
+    with pytest.raises(UsageError, match="no name"):
+        found.split(given={"0": ""})
+
+
+def test_only_a_whole_version_is_split(collection):
+    with pytest.raises(UsageError, match="whole version"):
+        collection[:5].split()
+
+
+def test_split_on_the_command_line(collection):
+    code, out = run_cli(["split", collection.store, "--train", "60", "--test", "40", "--validate", "0", "--json"])
+    told = json.loads(out)
+    assert (code, told["version"], sum(told["samples"].values())) == (0, "1.0.1+1", 40)
+    code, out = run_cli(["query", collection.store, "--split", "test", "--json"])
+    assert json.loads(out)["count"] == told["samples"]["test"]
+    assert run_cli(["split", collection.store, "--train", "60"])[0] == 2
