@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate, count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from vedastore.errors import SampleNotFoundError, UsageError
 from vedastore.io import geometry
