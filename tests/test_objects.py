@@ -10,7 +10,7 @@ import pyproj
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio import features
 from rasterio.io import MemoryFile
@@ -57,13 +57,13 @@ def drawn_by_rasterio(tiff, feature, classes, coords):
 
 def pixel_collection(tmp_path, labels, task="segmentation", shape=(1, HEIGHT, WIDTH)):
     """A collection of black chips without georeferencing, with labels of pixel coordinates."""
-    release = make_release(0, task=task)
+    release = make_release(0, task=task, meta=False)
     for number, label in enumerate(labels):
         pixels = np.full(shape, number, "u1")
         release.members[f"{release.top}/images/{number}.tif"] = plain_tiff(pixels)
         feature = {"type": "Feature", "geometry": {}, "properties": {"label": label}}
         release.members[f"{release.top}/labels/{number}.json"] = json.dumps(feature).encode()
-    return vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    return vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr", task=task)
 
 
 def polygon(*rings):
@@ -106,6 +106,7 @@ def test_masks_of_real_footprints(tmp_path):
         assert sample.mask.rio.transform() == sample.image.rio.transform()
 
 
+@settings(max_examples=25)
 @given(st.data())
 def test_masks_of_any_polygons(tmp_path_factory, data):
     number = st.integers(-80, 320).map(lambda n: n / 8)

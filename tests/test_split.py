@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import geopandas
+import geopandas.testing
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -83,7 +83,9 @@ def query(options: argparse.Namespace) -> int:
         limit=options.limit,
     )
     if options.geojson:
-        print(found.samples[list(_SHOWN)].to_json(drop_id=True, to_wgs84=False))
+        frame = found.samples[list(_SHOWN)]
+        frame = frame.assign(**{name: [list(v) for v in frame[name]] for name in ("classes", "flags")})
+        print(frame.to_json(drop_id=True))
         return 0
     rows = found.samples[["id", "classes", "objects", "split"]].itertuples(index=False)
     samples = [{"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": r.split} for r in rows]

@@ -24,7 +24,7 @@ _NARROW_BYTES: Final = 2
 
 def is_counted(dtype: np.dtype[Any]) -> bool:
     """Tell whether every value of a type has a count of its own."""
-    return dtype.kind in "iu" and dtype.itemsize <= _NARROW_BYTES
+    return dtype.itemsize <= _NARROW_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,42 +88,43 @@ class Band:
 
 
 def count_values(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Count each value of an array of 8- or 16-bit integers, the least of the type first."""
-    flat = np.ascontiguousarray(values).reshape(-1)
-    size = 2 ** (8 * flat.dtype.itemsize)
-    if flat.dtype.itemsize > 1 or flat.size % 2:
-        counts = np.bincount(flat.view(f"u{flat.dtype.itemsize}"), minlength=size)
+    """Count each value of an array of a type of 8 or 16 bits in their order; what is not finite comes last, together."""
+    keys = np.ascontiguousarray(order_keys(values)).reshape(-1)
+    size = 2 ** (8 * keys.dtype.itemsize)
+    if keys.dtype.itemsize > 1 or keys.size % 2:
+        counts = np.bincount(keys, minlength=size)
     else:  # two at a time
-        pairs = np.bincount(flat.view("<u2"), minlength=size * size).reshape(size, size)
+        pairs = np.bincount(keys.view("<u2"), minlength=size * size).reshape(size, size)
         counts = pairs.sum(0) + pairs.sum(1)
-    return np.roll(counts, size // 2) if flat.dtype.kind == "i" else counts
+    return np.append(counts, values.size - keys.size)
 
 
 def describe_counts(counts: np.ndarray[Any, Any], dtype: np.dtype[Any], percents: Sequence[float]) -> Band:
     """Describe a band by the counts of its values."""
+    counts, invalid = counts[:-1], int(counts[-1])
     present = np.flatnonzero(counts)
     if not len(present):
-        return Band(0, 0, None, None, None, None)
-    least = int(np.iinfo(dtype).min)
-    values = [int(v) + least for v in present]
-    numbers = [int(n) for n in counts[present]]
+        return Band(0, invalid, None, None, None, None)
+    values = [key_value(key, dtype) for key in present.tolist()]
+    numbers = counts[present].tolist()
     count = sum(numbers)
-    total = sum(v * n for v, n in zip(values, numbers, strict=True))
-    squares = sum(v * v * n for v, n in zip(values, numbers, strict=True))
-    variance = Fraction(squares * count - total * total, count * count)
+    exact = [v if isinstance(v, int) else Fraction(v) for v in values]
+    total = sum(v * n for v, n in zip(exact, numbers, strict=True))
+    squares = sum(v * v * n for v, n in zip(exact, numbers, strict=True))
+    variance = Fraction(squares * count - total * total) / count**2
     edges = bin_edges(values[0], values[-1], dtype)
     slots = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     ends = np.cumsum(numbers)
 
-    def at(rank: int) -> int:
+    def at(rank: int) -> float | int:
         return values[int(np.searchsorted(ends, rank, side="right"))]
 
     return Band(
         count=count,
-        invalid=0,
+        invalid=invalid,
         min=values[0],
         max=values[-1],
-        mean=float(Fraction(total, count)),
+        mean=float(Fraction(total) / count),
         std=math.sqrt(variance),
         percentiles={_name(p): _between(p, count, at) for p in percents},
         histogram=tuple(np.bincount(slots, numbers, len(edges) - 1).astype(int).tolist()),

@@ -157,7 +157,7 @@ class _Passes:
         self._size = {
             name: b.spec.bands * b.spec.height * b.spec.width * b.spec.itemsize for name, b in buckets.items()
         }
-        passes = 1 if moments.is_counted(self._dtype) else max(2, self._dtype.itemsize * 8 // moments.DIGIT_BITS)
+        passes = 1 if moments.is_counted(self._dtype) else self._dtype.itemsize * 8 // moments.DIGIT_BITS
         self._total, self._done = passes * sum(len(b.rows) for b in blocks), 0
         self._report = progress or (lambda _done, _total: None)
 
@@ -196,10 +196,6 @@ class _Passes:
                 {rank: s.narrow(of[s.prefix]) for rank, s in band.items()}
                 for band, of in zip(searches, counts, strict=True)
             ]
-        if self._dtype.itemsize * 8 == moments.DIGIT_BITS:  # half precision: one pass had all digits
-            for found in self._pass(partial(_refine_block, prefixes=[[]] * self._bands, known_bits=0, edges=edges)):
-                for band, (_, filled) in enumerate(found):
-                    bins[band] = bins[band] + filled
         values = [{r: moments.key_value(s.prefix, self._dtype) for r, s in band.items()} for band in searches]
         return tuple(
             Band(

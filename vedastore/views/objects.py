@@ -196,7 +196,8 @@ def plan_drawing(
     if sorted(names) != sorted(classes):
         hint = f"name each once: {', '.join(classes)}"
         raise UsageError("order= has not just the classes of the collection, the topmost last", hint=hint)
-    rank = tuple(names.index(name) for name in classes)
+    height = {name: index for index, name in enumerate(names)}
+    rank = tuple(height[name] for name in classes)
     largest = most if instances else len(classes)
     dtype = next(kind for kind in ("uint8", "uint16", "uint32") if largest <= np.iinfo(kind).max)
     if instances:
