@@ -96,7 +96,7 @@ def query(options: argparse.Namespace) -> int:
     return 0
 
 
-def _numbers(text: str) -> list[str]:
+def _numbers(text: str) -> Any:
     return text.replace(",", " ").split()
 
 

@@ -88,7 +88,7 @@ class Band:
 
 
 def count_values(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Count each value of an array of a type of 8 or 16 bits in their order; what is not finite comes last, together."""
+    """Count each value of an array of 8 or 16 bits in the order of values; behind them, what is not finite."""
     keys = np.ascontiguousarray(order_keys(values)).reshape(-1)
     size = 2 ** (8 * keys.dtype.itemsize)
     if keys.dtype.itemsize > 1 or keys.size % 2:

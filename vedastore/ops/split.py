@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate, count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import SampleNotFoundError, UsageError
 from vedastore.io import geometry
@@ -78,18 +79,18 @@ def _by_id(shares: Mapping[str, float], seed: int) -> Callable[[str], str]:
     if not sound or not math.isclose(sum(shares.values()), _WHOLE):
         told = ", ".join(f"{name} {share}" for name, share in shares.items())
         raise UsageError(f"the shares of the splits do not add up to 100: {told}", hint="give percentages")
-    names = [name for name, share in shares.items() if share]
+    names: list[str] = [name for name, share in shares.items() if share]
     limits = [*accumulate(shares[name] / _WHOLE for name in names)][:-1]
 
     def choose(sample_id: str) -> str:
         digest = hashlib.blake2b(f"{seed}/{sample_id}".encode(), digest_size=_HASH_BYTES).digest()
         place = int.from_bytes(digest, "little") / 2 ** (8 * _HASH_BYTES)
-        return names[sum(place >= limit for limit in limits)]
+        return names[bisect_right(limits, place)]
 
     return choose
 
 
-def _as_given(snapshot: Snapshot, given: Mapping[str, str]) -> Callable[[str], str | None]:
+def _as_given(snapshot: Snapshot, given: Mapping[str, Any]) -> Callable[[str], str | None]:
     wrong = [name for name, value in given.items() if not isinstance(value, str) or not value]
     if wrong:
         raise UsageError(f"the split of {wrong[0]!r} is {given[wrong[0]]!r}, which is no name")
