@@ -251,7 +251,7 @@ def class_page(name: str, kind: type) -> Iterator[str]:
     """Yield the section of a class: what it is, its attributes, its methods."""
     yield f"### `{name}`"
     yield docstring(kind)
-    members = [(n, m) for n, m in vars(kind).items() if not n.startswith("_")]
+    members = [(n, m) for base in kind.__mro__[:-1] for n, m in vars(base).items() if not n.startswith("_")]
     values = [(n, getter(m)) for n, m in members if isinstance(m, property | functools.cached_property)]
     yield table(("attribute", "type", "is"), [(f"`{n}`", f"`{returns(m)}`", summary(m)) for n, m in values])
     for member, method in members:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vedastore import errors
     from vedastore.model import Limits
-    from vedastore.views.collection import Collection, convert, open
+    from vedastore.views.collection import Collection
     from vedastore.views.sample import Sample
+    from vedastore.views.stores import convert, open
 
 __all__ = ["Collection", "Limits", "Sample", "convert", "errors", "open"]
 
@@ -22,8 +23,8 @@ _HOMES = {
     "Collection": "vedastore.views.collection",
     "Limits": "vedastore.model",
     "Sample": "vedastore.views.sample",
-    "convert": "vedastore.views.collection",
-    "open": "vedastore.views.collection",
+    "convert": "vedastore.views.stores",
+    "open": "vedastore.views.stores",
 }
 
 

@@ -68,7 +68,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def query(options: argparse.Namespace) -> int:
     """Find samples by what the index says of them."""
-    from vedastore.views.collection import open as open_collection
+    from vedastore.views.stores import open as open_collection
 
     if options.geojson and options.json:
         raise UsageError("there are two forms of output", hint="choose --json or --geojson")
@@ -118,7 +118,7 @@ def _read_geojson(path: str) -> Any:
 
 def stats(options: argparse.Namespace) -> int:
     """Measure bands, classes and objects."""
-    from vedastore.views.collection import open as open_collection
+    from vedastore.views.stores import open as open_collection
 
     collection = open_collection(options.store, options.version)
     if options.split is not None:

@@ -75,7 +75,7 @@ def split(
 
 def _by_id(shares: Mapping[str, float], seed: int) -> Callable[[str], str]:
     """Return what tells the split of an id by its hash alone: adding samples moves none of those that are there."""
-    sound = all(isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s <= _WHOLE for s in shares.values())
+    sound = all(type(share) in {int, float} and 0 <= share <= _WHOLE for share in shares.values())
     if not sound or not math.isclose(sum(shares.values()), _WHOLE):
         told = ", ".join(f"{name} {share}" for name, share in shares.items())
         raise UsageError(f"the shares of the splits do not add up to 100: {told}", hint="give percentages")

@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import operator
-import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from vedastore.errors import SampleNotFoundError, UsageError, escape
-from vedastore.io import geometry
-from vedastore.model import DEFAULT_LIMITS, LabelOptions
-from vedastore.ops import convert as convert_op
+from vedastore.model import DEFAULT_LIMITS
 from vedastore.ops import export as export_op
 from vedastore.ops import split as split_op
 from vedastore.ops import verify as verify_op
-from vedastore.ops.options import ConvertOptions
 from vedastore.ops.select import find_bounds
 from vedastore.ops.select import select as find_samples
-from vedastore.ops.stats import PERCENTILES, Stats
-from vedastore.ops.stats import stats as measure
-from vedastore.spec.tables import HEAVY, SAMPLES
 from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views import sample as sample_view
-from vedastore.views.batches import iter_batches
-from vedastore.views.dataset import build_dataset, mask_array
-from vedastore.views.labels import multi_hot
-from vedastore.views.objects import Boxes, require_objects
+from vedastore.views.arrays import Arrays
+from vedastore.views.frames import feature_frame, sample_frame
 from vedastore.views.sample import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import geopandas as gpd
-    import xarray as xr
 
     from vedastore.model import Limits, Task
     from vedastore.ops.export import ExportReport
     from vedastore.ops.verify import VerifyReport
-    from vedastore.views.batches import Batch
     from vedastore.views.sample import Sample
 
 
-class Collection:
+class Collection(Arrays):
     """The samples of one version of a store, or some of them.
 
     It sees the version that it was opened at for as long as it lives, is cheap to open and to pickle, and reads nothing
@@ -150,20 +140,12 @@ class Collection:
     @cached_property
     def samples(self) -> gpd.GeoDataFrame:
         """One row a sample (EPSG:4326), without the bytes that only export needs."""
-        columns = [name for name in SAMPLES if name not in HEAVY]
-        return _geo_frame(self._snapshot.table("samples").read_rows(self._positions, columns), ("geometry",))
+        return sample_frame(self._snapshot, self._positions)
 
     @cached_property
     def features(self) -> gpd.GeoDataFrame:
         """One row a labelled object (EPSG:4326); ``geometry_px`` and ``box_px`` are in pixels of its sample."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        reader, wanted = self._snapshot.table("features"), self._positions
-        table = reader.read(groups=None if self._whole else reader.groups_with(wanted))
-        if not self._whole:
-            table = table.filter(pc.is_in(table.column("position"), pa.array(wanted, "int64")))
-        return _geo_frame(table, ("geometry", "geometry_px"))
+        return feature_frame(self._snapshot, None if self._whole else self._positions)
 
     def select(
         self,
@@ -224,144 +206,6 @@ class Collection:
         )
         return Collection(self._snapshot, chosen)
 
-    def to_xarray(self, labels: bool = True, bucket: str | None = None) -> xr.Dataset:
-        """Return a Dataset with ``image`` (sample, band, y, x) on Dask, one chunk a shard.
-
-        Coordinates are ``id``, ``split`` and ``transform`` (sample, affine), the six numbers a to f of each image. With
-        ``labels``, there is what the task's labels say:
-
-        ============================  ====================================================================
-        classification                ``label`` (sample, class), 1 where a sample has a class
-        segmentation                  ``mask`` (sample, y, x), as :meth:`masks` gives it
-        object detection              ``boxes`` (sample, box, edge), NaN behind the last box of a sample;
-                                      ``box_class`` (sample, box), from 1 on; ``box_count`` (sample)
-        ============================  ====================================================================
-
-        Raises
-        ------
-        UsageError
-            When the samples are of several shapes or types, and no bucket is named; with ``labels``, when some have
-            objects without a place in pixels.
-        """
-        return build_dataset(self._snapshot, self._positions, labels=labels, bucket=bucket)
-
-    def batches(
-        self,
-        size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        split: str | None = None,
-        workers: int | None = None,
-        *,
-        bucket: str | None = None,
-    ) -> Iterator[Batch]:
-        """Yield ``(images, labels)`` for training, ``size`` samples at a time and fewer in the last batch.
-
-        Batches are read ahead by threads; ``workers`` + 2 of them are in memory at most. What is in which batch depends
-        on the collection, ``seed`` and ``size`` alone. In another process, call it there: what was begun before a fork
-        does not go on behind it.
-
-        Parameters
-        ----------
-        size : int
-            Samples of a batch.
-        shuffle : bool
-            Whether to take all samples in a random order, another one for each ``seed``, instead of the collection's.
-        split : str, optional
-            Take the samples of this split only.
-        workers : int, optional
-            Threads; one for each core that this process may use without it.
-        bucket : str, optional
-            Take the samples of this shape and type only; a collection of several asks for it.
-
-        Returns
-        -------
-        iterator of (images, labels)
-            ``images`` is an array (sample, band, y, x) of the bucket's type, yours to change. Chips of 2 to 4 bands of
-            8 bits have the bands last in memory; ``torch.from_numpy`` takes them as they are. For classification,
-            ``labels`` is an array (sample, class) of uint8, 1 where a sample has a class; for the other tasks it is
-            a sequence of what ``Sample.label`` gives, each parsed when it is asked for.
-
-        Raises
-        ------
-        UsageError
-            When there are no such samples, or they are of several shapes or types and no bucket is named.
-        """
-        return iter_batches(
-            self._snapshot,
-            self._positions,
-            size,
-            shuffle=shuffle,
-            seed=seed,
-            split=split,
-            workers=workers,
-            bucket=bucket,
-        )
-
-    def multi_hot(self) -> xr.DataArray:
-        """Return a (sample, class) uint8 array on Dask, 1 where a sample has a class."""
-        import dask.array as da
-        import xarray as xr
-
-        table = self._snapshot.table("samples").read_rows(self._positions, ["id", "classes"])
-        hot = da.from_array(multi_hot(table.column("classes").to_pylist(), self.classes))
-        coords = {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)), "class": list(self.classes)}
-        return xr.DataArray(hot, coords, ("sample", "class"), name="label")
-
-    def boxes(self, *, clip: bool = False) -> Boxes:
-        """Return the boxes of all samples, read when they are asked for.
-
-        Parameters
-        ----------
-        clip : bool
-            Cut boxes at the edges of the chip, and leave out those that lie outside of it.
-
-        Returns
-        -------
-        sequence
-            One item a sample: a list with one array for each class in alphabetical order, (box, 4) float64,
-            ``[minx, miny, maxx, maxy]`` in pixels from the corner of the first one.
-
-        Raises
-        ------
-        UsageError
-            For classification, and when samples have objects without a place in pixels.
-        """
-        positions = self._positions
-        require_objects(self._snapshot, positions)
-        return Boxes(self._snapshot, positions, clip=clip)
-
-    def masks(
-        self,
-        *,
-        instances: bool = False,
-        scale: float = 1.0,
-        order: Sequence[str] | None = None,
-        bucket: str | None = None,
-    ) -> xr.DataArray:
-        """Return masks (sample, y, x) on Dask, drawn by GDAL: an object covers the pixels whose centre it has.
-
-        Parameters
-        ----------
-        instances : bool
-            Tell objects apart: a pixel says which object of its sample it shows, by its place among the sample's rows
-            of :attr:`features`, from 1 on. Without it a pixel says which class: 1 for the first in alphabetical order.
-            0 is the background.
-        scale : float
-            Pixels of the mask for one of the image, along each side; both sides must be whole numbers.
-        order : sequence of str, optional
-            All classes from the lowest to the topmost: where objects overlap, the later one is seen. Alphabetical
-            without it. Of one class, the later object is seen.
-        bucket : str, optional
-            Take the samples of this shape and type only; a collection of several asks for it.
-
-        Raises
-        ------
-        UsageError
-            For classification, when samples have objects without a place in pixels, or an argument makes no sense.
-        """
-        return mask_array(self._snapshot, self._positions, instances=instances, scale=scale, order=order, bucket=bucket)
-
     def split(
         self,
         train: float = 70,
@@ -400,54 +244,7 @@ class Collection:
             )
         shares = {"train": train, "test": test, "validate": validate}
         report = split_op.split(self._snapshot, shares, seed, given)
-        return open(self.store, report.version)
-
-    def stats(
-        self,
-        *,
-        bucket: str | None = None,
-        percentiles: Sequence[float] = PERCENTILES,
-        workers: int | None = None,
-        client: Any = None,
-        progress: Callable[[int, int | None], None] | None = None,
-    ) -> Stats:
-        """Measure bands, classes and objects; all numbers are exact, whatever the number of workers.
-
-        Values of 8 and 16 bits take one pass over the pixels, wider ones one more for each further 16 bits. Nodata is
-        left out, and so is what is not finite; the latter is counted as ``invalid``.
-
-        Parameters
-        ----------
-        bucket : str, optional
-            Measure the images of this shape and type only; images of several types ask for it.
-        percentiles : sequence of float
-            Which ones, in percent; between two values they are linear, as NumPy's are.
-        workers : int, optional
-            Threads; one a core without it.
-        client : distributed.Client, optional
-            A cluster to run on; the active client without it, if there is one.
-        progress : callable, optional
-            Called with chips done and in all.
-
-        Returns
-        -------
-        Stats
-            ``to_dict()`` gives plain values.
-
-        Raises
-        ------
-        UsageError
-            When images are of several types and no bucket is named, or are complex.
-        """
-        return measure(
-            self._snapshot,
-            self._positions,
-            bucket=bucket,
-            percentiles=percentiles,
-            workers=workers,
-            client=client,
-            progress=progress,
-        )
+        return Collection(open_snapshot(self.store, report.version))
 
     def export(
         self,
@@ -560,125 +357,3 @@ class Collection:
         if position is None or position not in self._chosen:
             raise SampleNotFoundError(f"there is no sample {sample_id!r}", where=self.store)
         return self._samples_at([position])[0]
-
-
-def _geo_frame(table: Any, shape_columns: tuple[str, ...]) -> gpd.GeoDataFrame:
-    import geopandas as gpd
-
-    frame = table.drop_columns(["bbox"]).to_pandas()
-    for name in shape_columns:
-        shapes = geometry.parse_wkb(table.column(name).to_pylist())
-        frame[name] = gpd.GeoSeries(shapes, crs="EPSG:4326" if name == "geometry" else None)
-    return gpd.GeoDataFrame(frame, geometry="geometry")
-
-
-def open(
-    store: str | os.PathLike[str], version: str | None = None, storage_options: Mapping[str, Any] | None = None
-) -> Collection:
-    """Open a store at a version, the latest without a name.
-
-    Parameters
-    ----------
-    store : path
-    version : str, optional
-    storage_options : mapping, optional
-        For object stores; refused for local paths.
-
-    Raises
-    ------
-    StoreError
-        When there is no store, or its root document is damaged.
-    UsageError
-        When there is no such version, or the place cannot be read by this version of vedastore.
-    """
-    _refuse_options(storage_options)
-    return Collection(open_snapshot(store, version))
-
-
-def convert(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    store: str | os.PathLike[str],
-    *,
-    mode: Literal["create", "overwrite"] = "create",
-    label_coords: Literal["auto", "pixel", "geographic"] = "auto",
-    on_error: Literal["raise", "skip"] = "raise",
-    label_field: str | None = None,
-    default_label: str | None = None,
-    task: Task | None = None,
-    classes: Sequence[str] | None = None,
-    name: str | None = None,
-    version: str | None = None,
-    codec: Literal["default", "compact"] = "default",
-    limits: Limits | None = None,
-    workers: int | None = None,
-    client: Any = None,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
-) -> Collection:
-    """Convert a release to a store, and open it.
-
-    Parameters
-    ----------
-    source : path
-        A ``.tar.gz``, ``.tgz`` or ``.tar``, or an extracted directory.
-    store : path
-        The store's directory.
-    mode : {"create", "overwrite"}
-        Whether a store that is there already is a conflict, or is replaced.
-    label_coords : {"auto", "pixel", "geographic"}
-        What the label coordinates of georeferenced samples are; ``"auto"`` tells from all of them, or refuses.
-    on_error : {"raise", "skip"}
-        Whether a bad sample refuses the release, or is left out and listed. A bad archive is always refused.
-    label_field, default_label : str, optional
-        The property that holds the label instead of ``label``; the class of samples that have none.
-    task, classes, name, version : optional
-        What ``meta.json`` would say; given here they win.
-    codec : {"default", "compact"}
-        ``"compact"`` takes about a sixth less room for imagery of 8 bits; readers of the Zarr store need numcodecs.
-    limits : Limits, optional
-        What the release may ask for; more is refused.
-    workers : int, optional
-        Threads; one a core without it.
-    client : distributed.Client, optional
-        A cluster to run on; the active client without it, if there is one.
-    progress : callable, optional
-        Called with the bytes of the archive that were read, and its size.
-    storage_options : mapping, optional
-        For object stores; refused for local paths.
-
-    Raises
-    ------
-    ReleaseError
-        When the release is refused; no store is visible then, and the source is as it was.
-    ConflictError
-        When the target exists, or another writer was first.
-    """
-    _refuse_options(storage_options)
-    options = ConvertOptions(
-        mode=mode,
-        label_coords=label_coords,
-        on_error=on_error,
-        labels=LabelOptions(label_field, default_label),
-        task=task,
-        classes=None if classes is None else tuple(classes),
-        name=name,
-        version=version,
-        codec=codec,
-        limits=limits or DEFAULT_LIMITS,
-    )
-    report = convert_op.convert(_only(source), store, options, workers=workers, client=client, progress=progress)
-    return open(report.store, report.version.version)
-
-
-def _only(source: Any) -> str | os.PathLike[str]:
-    """Return the one source of a call."""
-    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
-    if len(sources) != 1:
-        raise UsageError(f"there are {len(sources)} sources", hint="convert one release to one store")
-    only: str | os.PathLike[str] = sources[0]
-    return only
-
-
-def _refuse_options(storage_options: Mapping[str, Any] | None) -> None:
-    if storage_options:
-        raise UsageError("storage_options belong to object stores, and only local paths can be opened")

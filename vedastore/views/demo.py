@@ -16,12 +16,13 @@ from vedastore.io.files import new_file
 from vedastore.io.geometry import apply_affine, dump_wkb, parse_wkb, project
 from vedastore.ops.workers import open_executor
 from vedastore.spec.geometry import parse_box
-from vedastore.views.collection import Collection, convert
+from vedastore.views.stores import convert
 
 if TYPE_CHECKING:
     from vedastore.model import Affine6
     from vedastore.ops.export import ExportReport
     from vedastore.ops.verify import VerifyReport
+    from vedastore.views.collection import Collection
 
 CHIPS: Final = 24
 SIZE_PX: Final = 256

@@ -11,6 +11,10 @@ from vedastore.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import xarray as xr
+
+    from vedastore.store.snapshot import Snapshot
+
 
 def multi_hot(present: Sequence[Sequence[str]], classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return a (sample, class) array that is 1 where a sample has a class.
@@ -32,3 +36,14 @@ def multi_hot(present: Sequence[Sequence[str]], classes: Sequence[str]) -> np.nd
             raise StoreError(f"a sample has the class {min(unknown)!r}, which the version does not list")
         hot[row, [column[name] for name in names]] = 1
     return hot
+
+
+def hot_array(snapshot: Snapshot, positions: Any) -> xr.DataArray:
+    """Return the classes of the samples at some positions; see ``Collection.multi_hot``."""
+    import dask.array as da
+    import xarray as xr
+
+    table, classes = snapshot.table("samples").read_rows(positions, ["id", "classes"]), snapshot.version.classes
+    hot = da.from_array(multi_hot(table.column("classes").to_pylist(), classes))
+    coords = {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)), "class": list(classes)}
+    return xr.DataArray(hot, coords, ("sample", "class"), name="label")

@@ -1,0 +1,130 @@
+"""The ways to a collection: open a store, or convert a release to one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+from vedastore.errors import UsageError
+from vedastore.model import DEFAULT_LIMITS, LabelOptions
+from vedastore.ops import convert as convert_op
+from vedastore.ops.options import ConvertOptions
+from vedastore.store.snapshot import open_snapshot
+from vedastore.views.collection import Collection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from vedastore.model import Limits, Task
+
+
+def open(
+    store: str | os.PathLike[str], version: str | None = None, storage_options: Mapping[str, Any] | None = None
+) -> Collection:
+    """Open a store at a version, the latest without a name.
+
+    Parameters
+    ----------
+    store : path
+    version : str, optional
+    storage_options : mapping, optional
+        For object stores; refused for local paths.
+
+    Raises
+    ------
+    StoreError
+        When there is no store, or its root document is damaged.
+    UsageError
+        When there is no such version, or the place cannot be read by this version of vedastore.
+    """
+    _refuse_options(storage_options)
+    return Collection(open_snapshot(store, version))
+
+
+def convert(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    store: str | os.PathLike[str],
+    *,
+    mode: Literal["create", "overwrite"] = "create",
+    label_coords: Literal["auto", "pixel", "geographic"] = "auto",
+    on_error: Literal["raise", "skip"] = "raise",
+    label_field: str | None = None,
+    default_label: str | None = None,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    codec: Literal["default", "compact"] = "default",
+    limits: Limits | None = None,
+    workers: int | None = None,
+    client: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Collection:
+    """Convert a release to a store, and open it.
+
+    Parameters
+    ----------
+    source : path
+        A ``.tar.gz``, ``.tgz`` or ``.tar``, or an extracted directory.
+    store : path
+        The store's directory.
+    mode : {"create", "overwrite"}
+        Whether a store that is there already is a conflict, or is replaced.
+    label_coords : {"auto", "pixel", "geographic"}
+        What the label coordinates of georeferenced samples are; ``"auto"`` tells from all of them, or refuses.
+    on_error : {"raise", "skip"}
+        Whether a bad sample refuses the release, or is left out and listed. A bad archive is always refused.
+    label_field, default_label : str, optional
+        The property that holds the label instead of ``label``; the class of samples that have none.
+    task, classes, name, version : optional
+        What ``meta.json`` would say; given here they win.
+    codec : {"default", "compact"}
+        ``"compact"`` takes about a sixth less room for imagery of 8 bits; readers of the Zarr store need numcodecs.
+    limits : Limits, optional
+        What the release may ask for; more is refused.
+    workers : int, optional
+        Threads; one a core without it.
+    client : distributed.Client, optional
+        A cluster to run on; the active client without it, if there is one.
+    progress : callable, optional
+        Called with the bytes of the archive that were read, and its size.
+    storage_options : mapping, optional
+        For object stores; refused for local paths.
+
+    Raises
+    ------
+    ReleaseError
+        When the release is refused; no store is visible then, and the source is as it was.
+    ConflictError
+        When the target exists, or another writer was first.
+    """
+    _refuse_options(storage_options)
+    options = ConvertOptions(
+        mode=mode,
+        label_coords=label_coords,
+        on_error=on_error,
+        labels=LabelOptions(label_field, default_label),
+        task=task,
+        classes=None if classes is None else tuple(classes),
+        name=name,
+        version=version,
+        codec=codec,
+        limits=limits or DEFAULT_LIMITS,
+    )
+    report = convert_op.convert(_only(source), store, options, workers=workers, client=client, progress=progress)
+    return open(report.store, report.version.version)
+
+
+def _only(source: Any) -> str | os.PathLike[str]:
+    """Return the one source of a call."""
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    if len(sources) != 1:
+        raise UsageError(f"there are {len(sources)} sources", hint="convert one release to one store")
+    only: str | os.PathLike[str] = sources[0]
+    return only
+
+
+def _refuse_options(storage_options: Mapping[str, Any] | None) -> None:
+    if storage_options:
+        raise UsageError("storage_options belong to object stores, and only local paths can be opened")
