@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
 from vedastore.ops.roll import Encoded, Outcome
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DRAFTS_BYTES: Final = 128 * 2**20
 """Encoded chips of shards under way that stay in memory; above it the largest shard goes to a temporary file."""
 WRITES_PENDING: Final = 1
+_LATER: Final = ("pyarrow.parquet", "shapely", "pyproj")
 
 
 class Intake:
@@ -32,6 +34,8 @@ class Intake:
         self._held_bytes = 0
         self._spill = Spill()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vedastore-write")
+        for library in _LATER:  # what the end of a conversion needs is loaded while the release is read
+            self._writer.submit(import_module, library)
         self._writes: deque[tuple[ChipSpec, Future[int]]] = deque()
 
     def take(self, outcome: Outcome) -> None:

@@ -140,11 +140,14 @@ class TableReader:
         rows: list[dict[str, Any]] = [{}] * len(wanted)
         for group in np.unique(groups).tolist():
             here = np.flatnonzero(groups == group)
-            table = self._kept.get((group, columns), partial(self.read, columns, [group]))
-            found = table.take(wanted[here] - self.starts[group]).to_pylist()
-            for at, row in zip(here.tolist(), found, strict=True):
-                rows[at] = row
+            arrays = self._kept.get((group, columns), partial(self._read_group, columns, group)).columns
+            for at, row in zip(here.tolist(), (wanted[here] - self.starts[group]).tolist(), strict=True):
+                rows[at] = {name: array[row].as_py() for name, array in zip(columns, arrays, strict=True)}
         return rows
+
+    def _read_group(self, columns: tuple[str, ...], group: int) -> Any:
+        """Return a row group as a pyarrow RecordBatch, of which single values are found without a search."""
+        return self.read(columns, [group]).combine_chunks().to_batches()[0]
 
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """Yield the rows of some columns, one pyarrow Table a row group."""
