@@ -100,5 +100,9 @@ def test_nothing_outside_is_opened_and_nothing_is_sent(tmp_path):
 
 
 def harmless(arguments):
-    """Whether a network call stays on the machine: sockets of UNIX, pairs of them, and answers of the kernel."""
-    return "AF_UNIX" in arguments or "AF_NETLINK" in arguments or "UNIX" in arguments
+    """Whether a network call stays on the machine: sockets of UNIX, pairs of them, and answers of the kernel.
+
+    urllib3, which rasterio loads where boto3 is installed, binds a socket to no port of ::1 to see if there is IPv6.
+    """
+    looks = "htons(0)" in arguments and '"::1"' in arguments
+    return looks or "AF_UNIX" in arguments or "AF_NETLINK" in arguments or "UNIX" in arguments
