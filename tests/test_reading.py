@@ -291,6 +291,30 @@ def test_a_shuffle_is_a_permutation_that_the_seed_alone_decides(small):
     assert sorted(order_of(part, shuffle=True)) == list(range(10, 30))
 
 
+def test_skipped_batches_are_those_that_were_done(small):
+    for options in ({}, {"shuffle": True, "seed": 4}):
+        whole = [images.tobytes() for images, _ in small.batches(8, **options)]
+        for done in (0, 1, 6, 7, 100):
+            assert [images.tobytes() for images, _ in small.batches(8, skip=done, **options)] == whole[done:]
+
+
+def test_labels_of_batches_as_arrays(small):
+    hot = np.concatenate([labels for _, labels in small.batches(8, labels="classes")])
+    np.testing.assert_array_equal(hot, small.multi_hot())
+    if small.task == "classification":
+        for form in ("masks", "boxes"):
+            with pytest.raises(vs.errors.UsageError, match="no objects"):
+                small.batches(8, labels=form)
+        return
+    options = {"shuffle": True, "seed": 2}
+    order = order_of(small, **options)
+    masks = np.concatenate([labels for _, labels in small.batches(8, labels="masks", **options)])
+    np.testing.assert_array_equal(masks, small.masks().to_numpy()[order])
+    boxes = [boxes for _, labels in small.batches(8, labels="boxes", **options) for boxes in labels]
+    for found, wanted in zip(boxes, [small.boxes()[position] for position in order], strict=True):
+        assert [b.tolist() for b in found] == [b.tolist() for b in wanted]
+
+
 def test_a_batch_is_yours_to_change(large):
     (images, labels), *_ = vs.open(large).batches(3)
     images *= 2
@@ -306,6 +330,8 @@ def test_a_batch_is_yours_to_change(large):
         ({"size": 0}, "size is 0"),
         ({"size": 2.5}, "size is 2.5"),
         ({"size": 1, "seed": -1, "shuffle": True}, "seed is -1"),
+        ({"size": 1, "labels": "x"}, "labels is 'x'"),
+        ({"size": 1, "skip": -1}, "skip is -1"),
         ({"size": 1, "split": 1}, "split is 1, which is no text"),
         ({"size": 1, "workers": 0}, "workers must be at least 1"),
         ({"size": 1, "split": "train"}, "there is no sample to make an array of in the split 'train'"),

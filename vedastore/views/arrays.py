@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vedastore.ops.stats import PERCENTILES, Stats
 from vedastore.ops.stats import stats as measure
@@ -60,6 +60,8 @@ class Arrays:
         workers: int | None = None,
         *,
         bucket: str | None = None,
+        labels: Literal["auto", "classes", "masks", "boxes"] = "auto",
+        skip: int = 0,
     ) -> Iterator[Batch]:
         """Yield ``(images, labels)`` for training, ``size`` samples at a time and fewer in the last batch.
 
@@ -79,14 +81,19 @@ class Arrays:
             Threads; one for each core that this process may use without it.
         bucket : str, optional
             Take the samples of this shape and type only; a collection of several asks for it.
+        labels : {"auto", "classes", "masks", "boxes"}
+            ``"classes"`` gives an array (sample, class), ``"masks"`` one (sample, y, x) as :meth:`masks` draws it,
+            ``"boxes"`` a list of what :meth:`boxes` gives for each sample.
+        skip : int
+            Leave out the first so many batches: training that was stopped goes on where it was, with the same samples.
 
         Returns
         -------
         iterator of (images, labels)
             ``images`` is an array (sample, band, y, x) of the bucket's type, yours to change. Chips of 2 to 4 bands of
-            8 bits have the bands last in memory; ``torch.from_numpy`` takes them as they are. For classification,
-            ``labels`` is an array (sample, class) of uint8, 1 where a sample has a class; for the other tasks it is
-            a sequence of what ``Sample.label`` gives, each parsed when it is asked for.
+            8 bits have the bands last in memory; ``torch.from_numpy`` takes them as they are. Without another choice,
+            ``labels`` is an array (sample, class) of uint8 for classification, 1 where a sample has a class; for the
+            other tasks it is a sequence of what ``Sample.label`` gives, each parsed when it is asked for.
 
         Raises
         ------
@@ -102,6 +109,8 @@ class Arrays:
             split=split,
             workers=workers,
             bucket=bucket,
+            labels=labels,
+            skip=skip,
         )
 
     def multi_hot(self) -> xr.DataArray:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from vedastore.ops.workers import count_workers
 from vedastore.store.spilled import SpilledColumn
 from vedastore.views.dataset import read_index
 from vedastore.views.labels import multi_hot
+from vedastore.views.objects import Boxes, draw_masks, plan_drawing, require_objects
 from vedastore.views.sample import Sample
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from vedastore.store.snapshot import Snapshot
 
-Batch = tuple[np.ndarray[Any, Any], "np.ndarray[Any, np.dtype[np.uint8]] | Labels"]
-_COLUMNS = ("position", "bucket", "row", "split", "classes")
+Batch = tuple[np.ndarray[Any, Any], Any]
+FORMS: Final = ("auto", "classes", "masks", "boxes")
+_COLUMNS = ("id", "position", "bucket", "row", "split", "classes")
 
 
 def iter_batches(
@@ -39,6 +41,8 @@ def iter_batches(
     split: str | None,
     workers: int | None,
     bucket: str | None,
+    labels: str,
+    skip: int,
 ) -> Iterator[Batch]:
     """Yield the samples at some positions in batches; the index is read now, the pixels when they are asked for.
 
@@ -47,28 +51,40 @@ def iter_batches(
     UsageError
         When there are no such samples, they are of several buckets and none is named, or a number is below 1.
     """
-    size, seed = _whole(size, "size", least=1), _whole(seed, "seed", least=0)
+    size, seed, skip = _whole(size, "size", least=1), _whole(seed, "seed", least=0), _whole(skip, "skip", least=0)
     if split is not None and not isinstance(split, str):
         raise UsageError(f"split is {split!r}, which is no text")
     threads = count_workers(workers)
-    columns = _COLUMNS if snapshot.version.task == "classification" else (*_COLUMNS, "id")
-    table, name = read_index(snapshot, positions, columns, bucket, split)
+    table, name = read_index(snapshot, positions, _COLUMNS, bucket, split)
+    read_labels = _choose_labels(snapshot, table.column("position").to_numpy(), name, labels)
     if shuffle:
         table = table.take(np.random.default_rng(seed).permutation(len(table)))
     table = table.combine_chunks()  # a part of it is a view then
-    spilled = SpilledColumn(snapshot.table("samples"), "label", table.column("position").to_numpy())
 
     def read(start: int) -> Batch:
         part = table.slice(start, size)
-        return snapshot.chips(name).read_rows(part.column("row").to_numpy()), _labels(snapshot, part, spilled)
+        return snapshot.chips(name).read_rows(part.column("row").to_numpy()), read_labels(part)
 
-    return _read_ahead(read, range(0, len(table), size), threads)
+    return _read_ahead(read, range(0, len(table), size)[skip:], threads)
 
 
-def _labels(snapshot: Snapshot, part: Any, spilled: SpilledColumn) -> np.ndarray[Any, np.dtype[np.uint8]] | Labels:
-    if snapshot.version.task == "classification":
-        return multi_hot(part.column("classes").to_pylist(), snapshot.version.classes)
-    return Labels([Sample(snapshot, row) for row in part.to_pylist()], spilled)
+def _choose_labels(snapshot: Snapshot, positions: Any, bucket: str, form: str) -> Callable[[Any], Any]:
+    """Return what reads the labels of rows of the index, in the form that was asked for."""
+    version = snapshot.version
+    if form not in FORMS:
+        raise UsageError(f"labels is {form!r}", hint=f"give one of {', '.join(FORMS)}")
+    if form in {"masks", "boxes"}:
+        require_objects(snapshot, positions)
+    if form == "masks":
+        size = version.buckets[bucket].spec.shape[1:]
+        drawing = plan_drawing(version.classes, size, 0, instances=False, scale=1.0, order=None)
+        return lambda part: draw_masks(part.column("position").to_numpy(), snapshot, drawing)
+    if form == "boxes":
+        return lambda part: list(Boxes(snapshot, part.column("position").to_numpy(), clip=False))
+    if form == "classes" or version.task == "classification":
+        return lambda part: multi_hot(part.column("classes").to_pylist(), version.classes)
+    spilled = SpilledColumn(snapshot.table("samples"), "label", positions)
+    return lambda part: Labels([Sample(snapshot, row) for row in part.to_pylist()], spilled)
 
 
 def _whole(number: int, name: str, *, least: int) -> int:
