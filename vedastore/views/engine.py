@@ -1,0 +1,62 @@
+"""``xarray.open_dataset(path, engine="vedastore")``: the door for those who come from xarray."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from xarray.backends import BackendEntrypoint
+
+from vedastore.errors import StoreError, UsageError
+from vedastore.io.objects import open_objects
+from vedastore.store.commit import read_root
+from vedastore.views.stores import open as open_collection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import xarray as xr
+
+
+class VedastoreBackend(BackendEntrypoint):
+    """Opens a store as ``Collection.to_xarray`` gives it."""
+
+    description = "Labelled Earth-observation chips"
+    open_dataset_parameters: ClassVar[tuple[str, ...]] = (
+        *("filename_or_obj", "drop_variables", "version", "labels", "bucket"),
+    )
+
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        version: str | None = None,
+        labels: bool = True,
+        bucket: str | None = None,
+    ) -> xr.Dataset:
+        """Return the Dataset of a version, the latest unless it is named.
+
+        Raises
+        ------
+        StoreError, UsageError
+            As ``vedastore.open`` and ``Collection.to_xarray``.
+        """
+        if not isinstance(filename_or_obj, str | os.PathLike):
+            raise UsageError(f"a store is a path, not {type(filename_or_obj).__name__}")
+        dataset = open_collection(filename_or_obj, version).to_xarray(labels=labels, bucket=bucket)
+        dropped = [drop_variables] if isinstance(drop_variables, str) else drop_variables or ()
+        dataset = dataset.drop_vars(dropped, errors="ignore")
+        for variable in dataset.variables.values():
+            if variable.chunks is not None:  # what chunks={} asks for: a chunk is a shard
+                variable.encoding["preferred_chunks"] = dict(zip(variable.dims, variable.chunks, strict=True))
+        return dataset
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Tell whether a place is a store of ours: only its root document is read."""
+        if not isinstance(filename_or_obj, str | os.PathLike):
+            return False
+        try:
+            return read_root(open_objects(filename_or_obj)) is not None
+        except (StoreError, UsageError):
+            return False
