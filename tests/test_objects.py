@@ -142,6 +142,21 @@ def test_holes_parts_edges_and_nothing(tmp_path):
     assert not masks[1, 4:8, 4:8].any()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_a_shape_that_cannot_be_cut_stops_nothing(tmp_path):
+    touching = polygon([[5, 5], [1e9, 6], [5, 7], [1e9, 6]])
+    masks = pixel_collection(tmp_path, [{"a": [touching]}, {"a": [polygon(square(1, 1, 3))]}]).masks().to_numpy()
+    assert masks.sum(axis=(1, 2)).tolist() == [0, 9]  # it goes there and back, and covers nothing
+
+
+def test_a_collection_without_a_class(tmp_path):
+    collection = pixel_collection(tmp_path, [{}] * 3, "object_detection")
+    assert collection.classes == ()
+    assert list(collection.boxes()) == [[], [], []] == collection.boxes()[:]
+    assert collection[0].boxes == []
+    assert collection.to_xarray().boxes.shape == (3, 0, 4)
+
+
 def test_a_pixel_is_covered_where_its_centre_is(tmp_path):
     label = {"a": [polygon([[0.4, 0.6], [2.6, 0.6], [2.6, 2.4], [0.4, 2.4]])]}
     mask = pixel_collection(tmp_path, [label]).masks().to_numpy()[0]
@@ -157,7 +172,7 @@ def test_the_later_class_lies_on_top_unless_told(tmp_path):
     assert masks.attrs["flag_values"].tolist() == [0, 1, 2]
     assert masks.to_numpy()[0, 3, 3] == 2
     assert collection.masks(order=["car", "boat"]).to_numpy()[0, 3, 3] == 1
-    for order in (["car"], ["car", "boat", "tree"], ["car", "car"]):
+    for order in (3, [1, "car"], ["car"], ["car", "boat", "tree"], ["car", "car"]):
         with pytest.raises(vs.errors.UsageError, match="order="):
             collection.masks(order=order)
 
@@ -188,7 +203,7 @@ def test_masks_of_a_selection_in_any_order(tmp_path):
     assert part.masks().id.to_numpy().tolist() == [s.id for s in part]
 
 
-@pytest.mark.parametrize("scale", [0, -1, 0.3, float("nan"), float("inf"), 1e-9])
+@pytest.mark.parametrize("scale", [0, -1, 0.3, float("nan"), float("inf"), 1e-9, 1e300, "2", None])
 def test_scales_that_give_no_whole_mask(scale):
     with pytest.raises(vs.errors.UsageError, match="scale"):
         plan_drawing(["a"], (HEIGHT, WIDTH), 0, instances=False, scale=scale, order=None)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import vedastore as vs
 from tests.builders import make_release
 from tests.test_docs import run_cli
-from vedastore.errors import ConflictError, SampleNotFoundError, UsageError
+from vedastore.errors import ConflictError, SampleNotFoundError, StoreError, UsageError
 from vedastore.ops.split import _by_id
 
 SHARES = {"train": 70, "test": 20, "validate": 10}
@@ -107,8 +107,33 @@ def test_splits_that_are_given(collection):
     assert len(found.select(split="held out")) == 15
     with pytest.raises(SampleNotFoundError, match="'nobody'"):
         found.split(given={"nobody": "train"})
-    with pytest.raises(UsageError, match="no name"):
-        found.split(given={"0": ""})
+    for wrong, words in (
+        ({"0": ""}, "no name"),
+        ({"0": "\ud800"}, "no name"),
+        ({7: "a"}, "no text"),
+        (["0"], "mapping"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            found.split(given=wrong)
+    for seed in ("1", 1.5, [1], None):
+        with pytest.raises(UsageError, match="the seed is"):
+            found.split(seed=seed)
+
+
+def test_no_version_is_committed_that_no_reader_takes(collection, monkeypatch):
+    monkeypatch.setattr("vedastore.spec.root._PARSED_LIMIT_BYTES", 120_000)
+    refused = None
+    for _ in range(50):
+        try:
+            collection = collection.split()
+        except StoreError as error:
+            refused = error
+            break
+    assert refused is not None
+    assert "too large for any reader" in refused.message
+    files = sorted(Path(collection.store).rglob("*"))
+    assert vs.open(collection.store).versions == collection.versions
+    assert len([f for f in files if f.name == "samples.parquet"]) == len(collection.versions)
 
 
 def test_only_a_whole_version_is_split(collection):

@@ -44,7 +44,7 @@ def assert_bands(found, chips, nodata=None):
         np.testing.assert_allclose(band.mean, float(wide.mean()), rtol=1e-10, atol=1e-300)
         np.testing.assert_allclose(band.std, float(wide.std()), rtol=1e-10, atol=1e-12 * float(np.abs(wide).max()))
         exact = np.percentile(wide, [np.longdouble(p) for p in PERCENTS])
-        got = [band.percentiles[f"{p:g}"] for p in PERCENTS]
+        got = [band.percentiles[str(p)] for p in PERCENTS]
         np.testing.assert_allclose(got, exact.astype("f8"), rtol=1e-10, atol=1e-300)
         assert sum(band.histogram) == band.count
         if values.dtype.itemsize > 1:
@@ -108,7 +108,38 @@ def test_images_of_several_sizes_and_types(tmp_path):
     with pytest.raises(vs.errors.UsageError, match="several types"):
         mixed.stats()
     (bucket,) = {row.bucket for row in mixed.samples.itertuples() if row.bucket.startswith("uint16")}
-    assert_bands(mixed.stats(bucket=bucket, percentiles=PERCENTS), [chips[1].astype("u2")])
+    of_one = mixed.stats(bucket=bucket, percentiles=PERCENTS)
+    assert_bands(of_one, [chips[1].astype("u2")])
+    assert (of_one.samples, sum(of_one.objects_per_sample.values())) == (1, 1)
+
+
+@pytest.mark.parametrize("values", [
+    np.full(16, 1e20, "f4"), np.full(16, -3.4028235e38, "f4"), np.array([1.0, np.nextafter(1.0, 2)] * 8),
+    np.full(16, 2**60, "u8"), np.array([2**62, 2**62 + 1] * 8, "i8"), np.array([-1.7e308, 1.7e308] * 8),
+    np.array([0.0, 5e-324] * 8), np.zeros(16, "f4"), np.full(16, 7, "i2"),
+])  # fmt: skip
+def test_values_that_hardly_differ(tmp_path, values):
+    chips = [values.reshape(1, 4, 4)]
+    found = collection_of(tmp_path, chips).stats(percentiles=PERCENTS)
+    (band,) = found.bands
+    assert (band.min, band.max, sum(band.histogram)) == (values.min(), values.max(), 16)
+    assert [band.percentiles[p] for p in ("0", "100")] == [float(values.min()), float(values.max())]
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "i4", "u8", "f4", "f8"])
+def test_percentiles_of_any_numbers(tmp_path, kind):
+    collection = collection_of(tmp_path, random_chips("uint8"))
+    wanted = collection.stats(percentiles=[1, 50, 99]).bands[0].percentiles
+    assert collection.stats(percentiles=np.array([99, 50, 1], kind)).bands[0].percentiles == wanted
+    assert list(collection.stats(percentiles=[100, 99.99999]).bands[0].percentiles) == ["99.99999", "100"]
+
+
+def test_nan_as_nodata_is_not_invalid(tmp_path):
+    chips = random_chips("float32")
+    chips[1][0, 3:6] = np.nan
+    found = collection_of(tmp_path, chips, nodata=np.nan).stats()
+    assert found.bands[0].invalid == 2  # the infinities
+    assert found.bands[0].count == sum(np.isfinite(c[0]).sum() for c in chips)
 
 
 @needs_real_data
@@ -173,6 +204,9 @@ def test_moments_merge(values, cut):
 @pytest.mark.parametrize(("options", "words"), [
     ({"percentiles": [101]}, "percentiles"),
     ({"percentiles": ["x"]}, "percentiles"),
+    ({"percentiles": 50}, "percentiles"),
+    ({"percentiles": range(50)}, "up to 32"),
+    ({"percentiles": [float("nan")]}, "percentiles"),
     ({"bucket": "x"}, "there is no bucket 'x'"),
 ])  # fmt: skip
 def test_what_has_no_statistics(tmp_path, options, words):

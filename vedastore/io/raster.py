@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _REACH_PX: Final = 2.0**20
-"""What lies further outside is cut off first: GDAL computes rows as integers of 32 bits."""
+"""No grid is larger. What lies further outside is cut off first: GDAL computes rows as integers of 32 bits."""
 
 
 def burn(
@@ -50,9 +49,11 @@ def _near(shapes: Sequence[Any], scale: float) -> Any:
     array[:] = shapes
     flat = shapely.force_2d(array)
     reach = _REACH_PX / max(scale, 1.0)
-    far = np.flatnonzero((np.abs(shapely.bounds(flat)) > reach).any(axis=1))
-    if len(far):
-        flat[far] = shapely.clip_by_rect(flat[far], -reach, -reach, reach, reach)
+    for index in np.flatnonzero((np.abs(shapely.bounds(flat)) > reach).any(axis=1)).tolist():
+        try:
+            flat[index] = shapely.clip_by_rect(flat[index], -reach, -reach, reach, reach)
+        except shapely.GEOSException:  # it crosses or touches itself: its corners are moved to the edge instead
+            flat[index] = shapely.transform(flat[index], lambda points: np.clip(points, -reach, reach))
     return flat
 
 
@@ -63,5 +64,5 @@ def scaled_size(size_px: int, scale: float) -> int | None:
     (128, None)
     """
     scaled = size_px * scale
-    whole = round(scaled) if math.isfinite(scaled) else 0
-    return whole if whole >= 1 and math.isclose(whole, scaled, rel_tol=1e-9) else None
+    whole = round(scaled) if abs(scaled) < _REACH_PX else 0
+    return whole if whole >= 1 and abs(whole - scaled) <= 1e-9 * whole else None

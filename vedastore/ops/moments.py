@@ -133,11 +133,19 @@ def describe_counts(counts: np.ndarray[Any, Any], dtype: np.dtype[Any], percents
 
 
 def bin_edges(least: float, most: float, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the edges of a histogram: a bin for each value of 8 bits, else 256 bins of one width."""
+    """Return the edges of a histogram: a bin for each value of 8 bits, else 256 bins of one width.
+
+    There are fewer where so many doubles do not fit between the extremes.
+    """
     if dtype.itemsize == 1:
         info = np.iinfo(dtype)
         return np.arange(info.min, info.max + 2, dtype="f8")
-    return np.histogram_bin_edges([], BINS, (least, most))
+    low, high = float(least), float(most)
+    if low == high:
+        return np.array([low, np.nextafter(high, np.inf)])
+    edges = 2 * (low / 2 + (high / 2 - low / 2) * (np.arange(BINS + 1) / BINS))  # halves do not overflow
+    edges[-1] = high
+    return np.unique(np.clip(edges, low, high))
 
 
 # ----------------------------------------------------------------------------------------------------- order, by digits
@@ -219,4 +227,4 @@ def _between(percent: float, count: int, at: Any) -> float:
 
 
 def _name(percent: float) -> str:
-    return f"{percent:g}"
+    return repr(float(percent)).removesuffix(".0")

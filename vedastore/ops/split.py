@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate, count
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import SampleNotFoundError, UsageError
+import numpy as np
+
+from vedastore.errors import UsageError
 from vedastore.io import geometry
-from vedastore.model import EXAMPLES
+from vedastore.ops.select import select
 from vedastore.store.columns import arrow_array
 from vedastore.store.commit import Write
 from vedastore.store.tables import TableWriter, arrow_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from vedastore.spec.root import Root
     from vedastore.store.snapshot import Snapshot
@@ -79,6 +83,10 @@ def _by_id(shares: Mapping[str, float], seed: int) -> Callable[[str], str]:
     if not sound or not math.isclose(sum(shares.values()), _WHOLE):
         told = ", ".join(f"{name} {share}" for name, share in shares.items())
         raise UsageError(f"the shares of the splits do not add up to 100: {told}", hint="give percentages")
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise UsageError(f"the seed is {seed!r}", hint="give a whole number") from None
     names: list[str] = [name for name, share in shares.items() if share]
     limits = [*accumulate(shares[name] / _WHOLE for name in names)][:-1]
 
@@ -90,15 +98,18 @@ def _by_id(shares: Mapping[str, float], seed: int) -> Callable[[str], str]:
     return choose
 
 
-def _as_given(snapshot: Snapshot, given: Mapping[str, Any]) -> Callable[[str], str | None]:
-    wrong = [name for name, value in given.items() if not isinstance(value, str) or not value]
+def _as_given(snapshot: Snapshot, given: Any) -> Callable[[str], str | None]:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"given is {type(given).__name__}, not a mapping of ids to names")
+    wrong = [name for name, value in given.items() if not _is_name(value)]
     if wrong:
         raise UsageError(f"the split of {wrong[0]!r} is {given[wrong[0]]!r}, which is no name")
-    unknown = [name for name in given if snapshot.lookup.find(name) is None]
-    if unknown:
-        told = ", ".join(map(repr, unknown[:EXAMPLES]))
-        raise SampleNotFoundError(f"{len(unknown)} ids are of no sample: {told}", where=snapshot.objects.url)
+    select(snapshot, np.arange(snapshot.version.samples), ids=list(given))  # tells which are of no sample
     return given.get
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != "" and value.encode("utf-8", "replace").decode() == value
 
 
 def _name(root: Root, version: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +11,7 @@ import numpy as np
 
 from vedastore.errors import UsageError
 from vedastore.ops import moments
+from vedastore.ops.label_counts import count_labels
 from vedastore.ops.moments import Band, Moments, Search
 from vedastore.ops.workers import map_ordered, open_executor
 from vedastore.spec.nodata import parse_nodata
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from vedastore.store.snapshot import Snapshot
 
 PERCENTILES: Final = (1, 5, 25, 50, 75, 95, 99)
+_PERCENTILES_MOST: Final = 32
 _BLOCK_BYTES: Final = 16 * 2**20
-_FEATURE_COLUMNS: Final = ("position", "class", "area_px", "box_px")
+_DIGITS_BYTES: Final = 8 * 2**moments.DIGIT_BITS
+"""What the counts of one digit take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +94,28 @@ def stats(
         When images are of several types and no bucket is named, are complex, or a percentile is none.
     """
     percents = _parse_percentiles(percentiles)
-    columns = ["bucket", "row", "nodata", "split", "classes", "objects"]
+    import pyarrow.compute as pc
+
+    columns = ["position", "bucket", "row", "nodata", "split", "classes", "objects"]
     table = snapshot.table("samples").read_rows(positions, columns)
     chosen = _choose_buckets(snapshot, table, bucket)
+    if bucket is not None:
+        table = table.filter(pc.equal(table.column("bucket"), bucket))
     blocks = list(_plan(table, chosen))
     with open_executor(workers, client) as executor:
         work = partial(_Passes, snapshot, blocks, chosen, partial(map_ordered, executor), progress)
         bands = work().describe(percents) if blocks else ()
-    labels = _Labels(snapshot, table, positions)
-    return Stats(len(table), bands, labels.classes(), labels.per_sample(), labels.splits())
+    classes, per_sample, splits = count_labels(snapshot, table)
+    return Stats(len(table), bands, classes, per_sample, splits)
 
 
 def _parse_percentiles(given: Any) -> tuple[float, ...]:
-    percents = tuple(given)
-    if not all(isinstance(p, int | float | np.number) and 0 <= p <= 100 for p in percents):  # noqa: PLR2004 - percent
-        raise UsageError(f"percentiles are {given!r}", hint="give numbers from 0 to 100")
+    try:
+        percents = tuple(sorted({float(percent) for percent in given}))
+    except (TypeError, ValueError):
+        percents = (math.nan,)
+    if not all(0 <= percent <= 100 for percent in percents) or len(percents) > _PERCENTILES_MOST:  # noqa: PLR2004
+        raise UsageError(f"percentiles are {given!r}", hint=f"give up to {_PERCENTILES_MOST} numbers from 0 to 100")
     return percents
 
 
@@ -128,16 +138,21 @@ def _choose_buckets(snapshot: Snapshot, table: Any, bucket: str | None) -> dict[
 
 def _plan(table: Any, buckets: dict[str, Bucket]) -> Iterator[Block]:
     """Yield blocks of chips: of one bucket and one nodata value, in the order of rows, of bounded size."""
-    names, rows = table.column("bucket").to_numpy(), table.column("row").to_numpy()
-    texts = table.column("nodata").to_pylist()
+    import pyarrow.compute as pc
+
     for name, bucket in buckets.items():
-        spec = bucket.spec
-        of_bucket = np.flatnonzero(names == name)
+        own = table.filter(pc.equal(table.column("bucket"), name))
+        texts = own.column("nodata").combine_chunks().dictionary_encode()
+        codes = texts.indices.fill_null(-1).to_numpy()
+        rows = own.column("row").to_numpy()
+        order = np.lexsort((rows, codes))
+        spec, known = bucket.spec, texts.dictionary.to_pylist()
         most = max(1, _BLOCK_BYTES // (spec.bands * spec.height * spec.width * spec.itemsize))
-        for text in sorted({texts[i] for i in of_bucket.tolist()}, key=lambda t: (t is not None, t)):
-            own = np.sort(rows[[i for i in of_bucket.tolist() if texts[i] == text]])
-            for start in range(0, len(own), most):
-                yield Block(name, own[start : start + most], parse_nodata(text, spec.dtype))
+        for part in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+            code = int(codes[part[0]])
+            nodata = None if code < 0 else parse_nodata(known[code], spec.dtype)
+            for start in range(0, len(part), most):
+                yield Block(name, rows[part[start : start + most]], nodata)
 
 
 class _Passes:
@@ -187,7 +202,8 @@ class _Passes:
             prefixes = [sorted({s.prefix for s in band.values()}) for band in searches]
             wanted = edges if known == moments.DIGIT_BITS else [None] * self._bands
             counts: list[dict[int, Any]] = [{} for _ in range(self._bands)]
-            for found in self._pass(partial(_refine_block, prefixes=prefixes, known_bits=known, edges=wanted)):
+            refine = partial(_refine_block, prefixes=prefixes, known_bits=known, edges=wanted)
+            for found in self._pass(refine, max(map(len, prefixes))):
                 for band, (part, filled) in enumerate(found):
                     bins[band] = bins[band] + filled
                     for prefix, numbers in part.items():
@@ -214,8 +230,12 @@ class _Passes:
             for t, found, filled, e in zip(totals, values, bins, edges, strict=True)
         )
 
-    def _pass(self, measure: Callable[..., Any]) -> Iterator[Any]:
-        sized: Iterable[tuple[Block, int]] = ((b, len(b.rows) * self._size[b.bucket]) for b in self._blocks)
+    def _pass(self, measure: Callable[..., Any], digits: int = 1) -> Iterator[Any]:
+        """Measure every block; ``digits`` are those that are counted of each band."""
+        found_bytes = self._bands * digits * _DIGITS_BYTES
+        sized: Iterable[tuple[Block, int]] = (
+            (b, len(b.rows) * self._size[b.bucket] + found_bytes) for b in self._blocks
+        )
         for block, found in zip(self._blocks, self._run(partial(measure, snapshot=self._snapshot), sized), strict=True):
             self._done += len(block.rows)
             self._report(self._done, self._total)
@@ -227,7 +247,11 @@ def _values(block: Block, snapshot: Snapshot) -> Iterator[np.ndarray[Any, Any]]:
     pixels = snapshot.chips(block.bucket).read_rows(block.rows)
     for band in range(pixels.shape[1]):
         values = pixels[:, band]
-        yield values.reshape(-1) if block.nodata is None else values[values != block.nodata]
+        if block.nodata is None:
+            yield values.reshape(-1)
+        else:
+            is_nan = block.nodata != block.nodata
+            yield values[~np.isnan(values) if is_nan else values != block.nodata]
 
 
 def _count_block(block: Block, snapshot: Snapshot) -> list[Any]:
@@ -251,75 +275,3 @@ def _refine_block(
         part = moments.count_digits(moments.order_keys(values), wanted, known_bits) if wanted else {}
         found.append((part, filled))
     return found
-
-
-class _Labels:
-    """Counts of classes and objects, from the index alone."""
-
-    def __init__(self, snapshot: Snapshot, table: Any, positions: Any) -> None:
-        self._names, self._table = snapshot.version.classes, table
-        self._present = table.column("classes").to_pylist()
-        self._rows = _object_rows(snapshot, positions)
-
-    def classes(self) -> dict[str, dict[str, Any]]:
-        samples = Counter(name for names in self._present for name in names)
-        names, areas, boxes = self._rows
-        found: dict[str, dict[str, Any]] = {}
-        for name in self._names:
-            own = np.flatnonzero(names == name)
-            sizes = {} if not len(own) else {
-                "area_px": _summary(areas[own]),
-                "width_px": _summary(boxes[own, 2] - boxes[own, 0]),
-                "height_px": _summary(boxes[own, 3] - boxes[own, 1]),
-            }  # fmt: skip
-            found[name] = {"samples": samples[name], "objects": len(own), **sizes}
-        return found
-
-    def per_sample(self) -> dict[int, int]:
-        return dict(sorted(Counter(self._table.column("objects").to_pylist()).items()))
-
-    def splits(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        objects = self._table.column("objects").to_pylist()
-        for split, names, count in zip(self._table.column("split").to_pylist(), self._present, objects, strict=True):
-            entry = found.setdefault(split or "", {"samples": 0, "objects": 0, "classes": Counter()})
-            entry["samples"] += 1
-            entry["objects"] += count
-            entry["classes"].update(names)
-        return {s: {**entry, "classes": dict(sorted(entry["classes"].items()))} for s, entry in sorted(found.items())}
-
-
-def _object_rows(snapshot: Snapshot, positions: Any) -> tuple[Any, Any, Any]:
-    """Return class, area and box of every object of some samples; NaN where it has no place in pixels."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    reader = snapshot.table("features")
-    names, areas, boxes = [], [], []
-    wanted = pa.array(np.asarray(positions), "int64")
-    for group in reader.groups_with(positions):
-        table = reader.read(_FEATURE_COLUMNS, [group])
-        table = table.filter(pc.is_in(table.column("position"), wanted))
-        names.append(table.column("class").to_numpy())
-        areas.append(table.column("area_px").to_numpy())
-        column = table.column("box_px").combine_chunks()
-        part = np.full((len(column), 4), np.nan)
-        part[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, 4)
-        boxes.append(part)
-    return (
-        np.concatenate([np.empty(0, dtype=object), *names]),
-        np.concatenate([np.empty(0), *areas]),
-        np.concatenate([np.empty((0, 4)), *boxes]),
-    )
-
-
-def _summary(values: Any) -> dict[str, float | None]:
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return dict.fromkeys(("min", "max", "mean", "median"))
-    return {
-        "min": float(values.min()),
-        "max": float(values.max()),
-        "mean": float(values.mean()),
-        "median": float(np.median(values)),
-    }

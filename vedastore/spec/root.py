@@ -181,7 +181,7 @@ def parse_root(data: bytes, where: str) -> Root:
     StoreError
         When it is no vedastore root, of a later format, or damaged.
     """
-    _check_size(data, where)
+    check_size(data, where)
     try:
         body = json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)["attributes"][ATTRIBUTE]
         number, checksum = body.pop("format"), body.pop("checksum")
@@ -204,8 +204,8 @@ def parse_root(data: bytes, where: str) -> Root:
         raise StoreError(f"the root document is damaged: {error}", where=where) from None
 
 
-def _check_size(data: bytes, where: str) -> None:
-    """Refuse what would take too much memory, before it is parsed."""
+def check_size(data: bytes, where: str) -> None:
+    """Refuse what would take too much memory, before it is parsed; no writer publishes what no reader takes."""
     values = sum(data.count(sign) for sign in (b",", b"[", b"{", b":"))
     needed = values * _VALUE_BYTES + 3 * len(data)
     if max(len(data) - LIMIT_BYTES, needed - _PARSED_LIMIT_BYTES) <= 0:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.spec import keys
-from vedastore.spec.root import LIMIT_BYTES, Root, Version, dump_root, parse_root
+from vedastore.spec.root import LIMIT_BYTES, Root, Version, check_size, dump_root, parse_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,10 +96,12 @@ class Write:
         """
         root = Root(self.write_id, (*(self._onto.versions if self._onto else ()), version))
         document = dump_root(root)
-        if len(document) > LIMIT_BYTES:
-            message = f"the root document would have {len(document)} bytes, and no reader takes more than {LIMIT_BYTES}"
-            hint = "convert fewer shapes of images at once: each has an array of its own"
-            raise StoreError(message, where=self.objects.url, hint=hint)
+        try:
+            check_size(document, self.objects.url)
+        except StoreError as error:
+            message = f"the root document would be too large for any reader, {len(document)} bytes"
+            hint = "have fewer shapes of images, or fewer versions: convert the release to a new store"
+            raise StoreError(message, where=self.objects.url, hint=hint) from error
         self._swapping = True
         try:
             self.objects.swap(keys.ROOT, document, self._base[1] if self._base else None)

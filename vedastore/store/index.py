@@ -246,6 +246,10 @@ class TableReader:
                 sound = lengths["min"] is None or least <= lengths["min"] <= lengths["max"] <= most
                 if not sound or pc.list_flatten(column).null_count:
                     raise self._damaged(f"its column {name} has lists of another length, or that lack values")
+        if "objects" in found.column_names and found.num_rows:
+            edges = pc.min_max(found.column("objects")).as_py()
+            if edges["min"] < 0 or edges["max"] > self._version.features:
+                raise self._damaged("it counts more objects of a sample than there are, or fewer than none")
         if {"bucket", "row"} <= set(found.column_names):
             self._check_rows(found)
         if "position" in found.column_names:

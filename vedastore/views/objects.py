@@ -121,7 +121,9 @@ class Boxes(Sequence[list[Any]]):
         order = np.lexsort((np.arange(len(objects)), objects.code, objects.owner))
         slots = objects.owner[order] * classes + objects.code[order] - 1
         parts = np.split(boxes[order], np.searchsorted(slots, np.arange(1, len(positions) * classes)))
-        return [parts[i * classes : (i + 1) * classes] for i in range(len(positions))] if classes else []
+        if not classes:
+            return [[] for _ in positions]
+        return [parts[i * classes : (i + 1) * classes] for i in range(len(positions))]
 
 
 def read_boxes(snapshot: Snapshot, positions: Any, *, clip: bool = False) -> tuple[Objects, Any]:
@@ -179,7 +181,7 @@ class Drawing:
 
 
 def plan_drawing(
-    classes: Sequence[str], size: tuple[int, int], most: int, *, instances: bool, scale: float, order: Any
+    classes: Sequence[str], size: tuple[int, int], most: int, *, instances: bool, scale: Any, order: Any
 ) -> Drawing:
     """Say how masks of chips (height, width) are to be drawn; ``most`` is the greatest number of objects of a sample.
 
@@ -188,12 +190,12 @@ def plan_drawing(
     UsageError
         When the scale gives no whole number of pixels, or the order is not one of all classes.
     """
-    shape = [scaled_size(side, scale) for side in size]
+    shape = [scaled_size(side, scale) if isinstance(scale, int | float) else None for side in size]
     if None in shape:
         told = f"a scale of {scale} makes no whole number of pixels of {size[0]} x {size[1]}"
         raise UsageError(told, hint="a power of 2 does for most sizes")
-    names = list(classes) if order is None else list(order)
-    if sorted(names) != sorted(classes):
+    names = list(classes) if order is None else list(order) if np.iterable(order) else []
+    if len(names) != len(classes) or set(names) != set(classes):
         hint = f"name each once: {', '.join(classes)}"
         raise UsageError("order= has not just the classes of the collection, the topmost last", hint=hint)
     height = {name: index for index, name in enumerate(names)}
@@ -218,6 +220,8 @@ def draw_masks(positions: Any, snapshot: Snapshot, drawing: Drawing) -> np.ndarr
         own = slice(edges[index], edges[index + 1])
         codes = objects.code[own]
         values = np.arange(1, len(codes) + 1) if drawing.instances else codes
+        if len(values) and values.max() > np.iinfo(drawing.dtype).max:
+            raise StoreError("the index has more objects of a sample than it counts", where=snapshot.objects.url)
         order = np.argsort(rank[codes - 1], kind="stable")
         masks[index] = burn(shapes[own][order], values[order].tolist(), drawing.shape, drawing.dtype, drawing.scale)
     return masks
