@@ -19,6 +19,7 @@ from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views import sample as sample_view
 from vedastore.views.arrays import Arrays
 from vedastore.views.frames import feature_frame, sample_frame
+from vedastore.views.html import SHOWN, collection_page
 from vedastore.views.sample import read_json
 
 if TYPE_CHECKING:
@@ -58,6 +59,17 @@ class Collection(Arrays):
         version = self._snapshot.version
         of = f"{self.version}: {len(self)} samples, {version.task} of {', '.join(self.classes)}"
         return f"<vedastore.Collection {self.name!r} {escape(of)}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "name": self.name,
+            "version": self.version,
+            "samples": len(self),
+            "task": self.task,
+            "classes": ", ".join(self.classes),
+            "store": self.store,
+        }
+        return collection_page(facts, self._samples_at(self._chosen[:SHOWN]))
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -13,6 +13,7 @@ from vedastore.io.geojson import parse_json
 from vedastore.spec.arrays import DIMENSIONS
 from vedastore.spec.nodata import parse_nodata
 from vedastore.views.dataset import write_crs
+from vedastore.views.html import sample_page
 from vedastore.views.objects import Boxes, draw_masks, plan_drawing, require_objects
 
 if TYPE_CHECKING:
@@ -53,9 +54,16 @@ class Sample:
         self.split: str | None = row["split"]
 
     def __repr__(self) -> str:
-        spec = self._snapshot.version.buckets[self._row["bucket"]].spec
-        shape = f"{spec.bands} x {spec.height} x {spec.width} {spec.dtype}"
+        shape = f"{' x '.join(map(str, self.shape))} {self._snapshot.version.buckets[self._row['bucket']].spec.dtype}"
         return f"<vedastore.Sample {self.id!r}: {shape}, {escape(', '.join(self.classes)) or 'no class'}>"
+
+    def _repr_html_(self) -> str:
+        return sample_page(self)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Bands, height and width of its image, without reading it."""
+        return self._snapshot.version.buckets[self._row["bucket"]].spec.shape
 
     def keep_label(self, data: bytes) -> None:
         """Take the bytes of the label file from whoever has read them already."""

@@ -1,0 +1,92 @@
+"""Collections and samples as notebooks show them: a few facts and small pictures, nothing that runs."""
+
+from __future__ import annotations
+
+import base64
+import warnings
+from html import escape
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from vedastore.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vedastore.views.sample import Sample
+
+SIDE_PX: Final = 128
+SHOWN: Final = 8
+"""Samples of a collection that are shown."""
+_STRETCH: Final = (2, 98)
+_RGB: Final = 3
+
+
+def sample_page(sample: Sample) -> str:
+    """Return HTML that shows a sample."""
+    bands, height, width = sample.shape
+    facts = {
+        "id": sample.id,
+        "size": f"{bands} x {height} x {width}",
+        "classes": ", ".join(sample.classes) or "none",
+        "split": sample.split or "none",
+    }
+    return f"<div>{_picture(sample)}{_facts(facts)}</div>"
+
+
+def collection_page(facts: Mapping[str, object], samples: Iterable[Sample]) -> str:
+    """Return HTML that tells facts of a collection and shows some of its samples."""
+    figures = "".join(
+        f'<figure style="display:inline-block;margin:4px">{_picture(sample)}'
+        f"<figcaption>{escape(sample.id)}</figcaption></figure>"
+        for sample in samples
+    )
+    return f"<div>{_facts(facts)}<div>{figures}</div></div>"
+
+
+def _facts(facts: Mapping[str, object]) -> str:
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
+    return f"<table>{rows}</table>"
+
+
+def _picture(sample: Sample) -> str:
+    try:
+        pixels = sample.pixels
+    except StoreError as error:
+        return f"<p>{escape(str(error))}</p>"
+    code = base64.b64encode(thumbnail(pixels)).decode()
+    return f'<img alt="{escape(sample.id)}" src="data:image/png;base64,{code}">'
+
+
+def thumbnail(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Return a PNG of pixels (band, y, x): red, green and blue of the first three bands, or grey of the first one.
+
+    Every n-th pixel is shown, and values from the 2nd to the 98th percentile from black to white.
+    """
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import MemoryFile
+
+    step = max(1, -(-max(pixels.shape[1:]) // SIDE_PX))
+    shown = pixels[: _RGB if len(pixels) >= _RGB else 1, ::step, ::step]
+    grey = np.stack([_stretch(np.abs(band) if band.dtype.kind == "c" else band) for band in shown])
+    bands, height, width = grey.shape
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(driver="PNG", count=bands, height=height, width=width, dtype="uint8") as file:
+            file.write(grey)
+        data: bytes = memory.read()
+    return data
+
+
+def _stretch(band: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a band as 0 to 255; what is not finite is black."""
+    finite = np.isfinite(band)
+    values = np.where(finite, band, 0).astype("f8")
+    if not finite.any():
+        return np.zeros(band.shape, "u1")
+    low, high = np.percentile(values[finite], _STRETCH)
+    if not 0 < high - low < np.inf:
+        return np.where(values > 0, 127, 0).astype("u1")
+    grey: np.ndarray[Any, np.dtype[np.uint8]] = (np.clip((values - low) / (high - low), 0, 1) * 255).astype("u1")
+    return grey
