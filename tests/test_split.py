@@ -5,14 +5,18 @@ from pathlib import Path
 
 import geopandas
 import geopandas.testing
+import numpy as np
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
 import vedastore as vs
-from tests.builders import make_release
+from tests.builders import make_release, plain_tiff
 from tests.test_docs import run_cli
 from vedastore.errors import ConflictError, SampleNotFoundError, StoreError, UsageError
+from vedastore.io.contact import touching
+from vedastore.ops import split as split_op
 from vedastore.ops.split import _by_id
 
 SHARES = {"train": 70, "test": 20, "validate": 10}
@@ -148,3 +152,80 @@ def test_split_on_the_command_line(collection):
     code, out = run_cli(["query", collection.store, "--split", "test", "--json"])
     assert json.loads(out)["count"] == told["samples"]["test"]
     assert run_cli(["split", collection.store, "--train", "60"])[0] == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ by place
+
+
+def grid_collection(tmp_path, side=12, step=0.5, west=10.0):
+    """Chips on a grid, each of which overlaps its neighbours by half."""
+    release = make_release(0, task="classification")
+    for number in range(side * side):
+        x, y = west + step * (number % side) * 1e-3, 50 + step * (number // side) * 1e-3
+        lons = [(lon + 180) % 360 - 180 for lon in (x, x + 1e-3, x + 1e-3, x, x)]
+        ring = [[lon, lat] for lon, lat in zip(lons, (y, y, y + 1e-3, y + 1e-3, y), strict=True)]
+        feature = {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"label": {"car": number % 2}},
+        }
+        release.members[f"{release.top}/images/{number}.tif"] = plain_tiff(np.full((1, 4, 4), number % 200, "u1"))
+        release.members[f"{release.top}/labels/{number}.json"] = json.dumps(feature).encode()
+    return vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+
+
+def touching_pairs(collection):
+    """Pairs of samples of different splits whose footprints touch, as shapely finds them."""
+    frame = collection.samples
+    shapes = [shapely.transform(g, lambda p: np.where(p < [0, -90], np.add(p, [360, 0]), p)) for g in frame.geometry]
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    split = frame.split.fillna("").to_numpy()
+    apart = [(a, b) for a, b in zip(one, other, strict=True) if split[a] and split[b] and split[a] != split[b]]
+    return {a for pair in apart for a in pair}
+
+
+@pytest.mark.parametrize("west", [10.0, 179.997])
+def test_chips_of_different_splits_do_not_touch(tmp_path, west):
+    collection = grid_collection(tmp_path, west=west)
+    plain = split_op.split(collection._snapshot, SHARES)
+    assert plain.touching == len(touching_pairs(vs.open(collection.store))) > 50
+    collection = vs.open(collection.store)
+    report = split_op.split(collection._snapshot, SHARES, seed=2, by="place", block=2e-3)
+    found = vs.open(collection.store)
+    assert touching_pairs(found) == set()
+    assert report.touching == 0
+    assert report.samples[""] == report.left_out > 0
+    assert {"train", "test"} <= set(report.samples)
+    assert len(found) - report.left_out > 40
+
+
+def test_samples_without_a_footprint_are_split_by_id(tmp_path):
+    collection = vs.convert(
+        make_release(30, footprints=False, georeferenced=False).tar(tmp_path / "r.tar"), tmp_path / "r.zarr"
+    )
+    by_place = collection.split(by="place")
+    assert splits_of(by_place) == splits_of(by_place.split())
+
+
+def test_the_same_place_is_of_the_same_split(tmp_path):
+    collection = grid_collection(tmp_path)
+    first = splits_of(collection.split(by="place", block=2e-3))
+    again = splits_of(vs.open(collection.store).split(by="place", block=2e-3))
+    assert first == again
+    for wrong in ({"by": "class"}, {"by": "place", "block": 0}, {"by": "place", "block": float("nan")}):
+        with pytest.raises(UsageError):
+            vs.open(collection.store).split(**wrong)
+
+
+@given(st.lists(st.tuples(st.integers(-40, 40), st.integers(-8, 8), st.integers(0, 9), st.integers(0, 9)), max_size=40))
+def test_boxes_that_touch(numbers):
+    boxes = np.array([(x * 9.0, y, x * 9.0 + w, y + h) for x, y, w, h in numbers]).reshape(-1, 4)
+    cut = len(boxes) // 2
+    found = touching(boxes[:cut], boxes[cut:])
+    wanted = []
+    for box in boxes[:cut]:
+        turned = [np.add(other, (turn, 0, turn, 0)) for other in boxes[cut:] for turn in (-360, 0, 360)]
+        near = [not (o[0] > box[2] or o[2] < box[0] or o[1] > box[3] or o[3] < box[1]) for o in turned]
+        wanted.append(any(near))
+    inside = np.abs(boxes[:, :3:2]).max(initial=0) <= 180
+    assert found.tolist() == wanted or not inside

@@ -146,6 +146,10 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     for name, share in (("train", 70), ("test", 20), ("validate", 10)):
         sub.add_argument(f"--{name}", type=float, default=share, metavar="PERCENT", help=f"{share} without it")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="another one gives another split")
+    sub.add_argument(
+        "--by", choices=["id", "place"], default="id", help="place: chips that touch are never in different splits"
+    )
+    sub.add_argument("--block", type=float, metavar="DEGREES", help="with --by place: the side of a block")
 
     sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")

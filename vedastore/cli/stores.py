@@ -146,9 +146,10 @@ def split(options: argparse.Namespace) -> int:
     from vedastore.store.snapshot import open_snapshot
 
     shares = {"train": options.train, "test": options.test, "validate": options.validate}
-    report = split_store(open_snapshot(options.store), shares, options.seed)
+    report = split_store(open_snapshot(options.store), shares, options.seed, by=options.by, block=options.block)
     counts = ", ".join(f"{count} {name or 'of none'}" for name, count in report.samples.items())
-    tell(options, asdict(report), f"{report.store}: version {report.version}, {counts}")
+    leak = f"{plural(report.touching, 'sample')} of a split touch one of another"
+    tell(options, asdict(report), f"{report.store}: version {report.version}, {counts}", leak)
     return 0
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 import operator
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import numpy as np
 
 from vedastore.errors import UsageError
 from vedastore.io import geometry
+from vedastore.io.contact import touching, unroll
 from vedastore.ops.select import select
 from vedastore.store.columns import arrow_array
 from vedastore.store.commit import Write
@@ -29,19 +31,44 @@ if TYPE_CHECKING:
 
 _WHOLE: Final = 100.0
 _HASH_BYTES: Final = 8
+_WORLD_DEGREES: Final = 360.0
+_BLOCK_CHIPS: Final = 16
+"""Sides of a chip that the side of a block has."""
+_SPLITS_COMPARED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class SplitReport:
-    """The version that a split committed, and how many samples each split has; "" are those of none."""
+    """What a split did.
+
+    Attributes
+    ----------
+    store, version : str
+        The version that it committed.
+    samples : dict
+        How many samples each split has; "" are those of none.
+    left_out : int
+        Samples that are of none because they touch one of another split.
+    touching : int
+        Samples of a split whose footprint's box touches that of a sample of another one: what a model has seen of one
+        split, it may meet in another.
+    """
 
     store: str
     version: str
     samples: dict[str, int]
+    left_out: int
+    touching: int
 
 
 def split(
-    snapshot: Snapshot, shares: Mapping[str, float], seed: int = 0, given: Mapping[str, str] | None = None
+    snapshot: Snapshot,
+    shares: Mapping[str, float],
+    seed: int = 0,
+    *,
+    by: str = "id",
+    block: float | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> SplitReport:
     """Commit a version whose samples are of splits; see ``Collection.split``.
 
@@ -54,13 +81,20 @@ def split(
     ConflictError
         When another writer has committed since the snapshot was opened.
     """
-    choose = _by_id(shares, seed) if given is None else _as_given(snapshot, given)
-    version, samples = snapshot.version, dict[str, int]()
+    if by not in {"id", "place"}:
+        raise UsageError(f"a split is by id or by place, not by {by!r}")
+    ids, boxes = _read_samples(snapshot)
+    chosen = np.array([*map(_by_id(shares, seed) if given is None else _as_given(snapshot, given), ids)], dtype=object)
+    before = int(np.count_nonzero(chosen != None))  # noqa: E711 - an array of objects
+    if given is None and by == "place":
+        chosen = _by_place(boxes, chosen, shares, seed, block)
+    kept = int(np.count_nonzero(chosen != None))  # noqa: E711
+    counts = Counter(name or "" for name in chosen.tolist())
+    version, start = snapshot.version, 0
     with Write(snapshot.objects, onto=snapshot.root) as write, TableWriter("samples") as writer:
         for table in snapshot.table("samples").iter_batches():
-            names = [choose(name) for name in table.column("id").to_pylist()]
-            for name in names:
-                samples[name or ""] = samples.get(name or "", 0) + 1
+            names = chosen[start : start + len(table)].tolist()
+            start += len(table)
             at = table.schema.get_field_index("split")
             column = arrow_array(names, table.schema.field(at).type)
             shapes = {"geometry": geometry.parse_wkb(table.column("geometry").to_pylist())}
@@ -74,7 +108,48 @@ def split(
             index={**version.index, "samples": writer.finish(write)},
         )
         write.commit(changed)
-    return SplitReport(snapshot.objects.url, changed.version, dict(sorted(samples.items())))
+    touch = int(_meeting(boxes, chosen).sum())
+    return SplitReport(snapshot.objects.url, changed.version, dict(sorted(counts.items())), before - kept, touch)
+
+
+def _read_samples(snapshot: Snapshot) -> tuple[list[str], Any]:
+    """Return ids and boxes (n, 4) of all samples in their order."""
+    lookup, everything = snapshot.lookup, np.arange(snapshot.version.samples)
+    boxes = [lookup.boxes(block) for block, _ in lookup.blocks(everything)]
+    return lookup.names(everything), unroll(np.concatenate([np.empty((4, 0)), *boxes], axis=1).T)
+
+
+def _by_place(boxes: Any, by_id: Any, shares: Mapping[str, float], seed: int, block: float | None) -> Any:
+    """Return splits by the block of the ground that a sample's centre is in; by id where it is nowhere.
+
+    A sample that touches one of a smaller split is of none.
+    """
+    known = ~np.isnan(boxes[:, 0])
+    sides = boxes[known, 2:] - boxes[known, :2]
+    if block is None:
+        block = _BLOCK_CHIPS * float(np.median(sides.max(axis=1))) if len(sides) else 1.0
+    if not 0 < block < _WORLD_DEGREES:
+        raise UsageError(f"a block of {block} degrees makes no sense", hint="give the side of a block in degrees")
+    choose, chosen = _by_id(shares, seed), by_id.copy()
+    centres = (boxes[known, :2] + boxes[known, 2:]) / 2
+    centres[:, 0] = (centres[:, 0] + _WORLD_DEGREES / 2) % _WORLD_DEGREES
+    chosen[known] = [choose(f"{x} {y}") for x, y in np.floor(centres / block).astype("i8").tolist()]
+    smaller = sorted((name for name in shares if shares[name]), key=lambda name: shares[name])
+    for index in range(len(smaller) - 1, 0, -1):
+        own = np.flatnonzero(chosen == smaller[index])
+        rest = np.isin(chosen.astype(str), smaller[:index])
+        chosen[own[touching(boxes[own], boxes[rest])]] = None
+    return chosen
+
+
+def _meeting(boxes: Any, chosen: Any) -> Any:
+    """Tell which samples of a split touch one of another."""
+    meeting = np.zeros(len(boxes), dtype=bool)
+    texts = np.array([name or "" for name in chosen.tolist()])
+    for name in sorted({*texts.tolist()} - {""})[:_SPLITS_COMPARED]:
+        own = np.flatnonzero(texts == name)
+        meeting[own] = touching(boxes[own], boxes[(texts != name) & (texts != "")])
+    return meeting
 
 
 def _by_id(shares: Mapping[str, float], seed: int) -> Callable[[str], str]:

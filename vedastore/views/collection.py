@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -225,6 +225,8 @@ class Collection(Arrays):
         validate: float = 10,
         seed: int = 0,
         *,
+        by: Literal["id", "place"] = "id",
+        block: float | None = None,
         given: Mapping[str, str] | None = None,
     ) -> Collection:
         """Commit a version in which every sample is of a split, and open it.
@@ -238,6 +240,12 @@ class Collection(Arrays):
             Percentages, 100 together.
         seed : int
             Another one gives another split.
+        by : {"id", "place"}
+            ``"place"`` gives all samples in one block of the ground the same split, and none to those at its edge that
+            touch one of a smaller split: no footprint's box touches that of a sample of another split. Samples without
+            a footprint are split by id.
+        block : float, optional
+            The side of a block in degrees; 16 times that of a chip without it.
         given : mapping of id to name, optional
             Splits that exist already, instead; samples that it does not name are of none.
 
@@ -255,7 +263,7 @@ class Collection(Arrays):
                 "only a whole version can be split", hint="split the collection without a slice or select()"
             )
         shares = {"train": train, "test": test, "validate": validate}
-        report = split_op.split(self._snapshot, shares, seed, given)
+        report = split_op.split(self._snapshot, shares, seed, by=by, block=block, given=given)
         return Collection(open_snapshot(self.store, report.version))
 
     def export(
