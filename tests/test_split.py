@@ -212,7 +212,14 @@ def test_the_same_place_is_of_the_same_split(tmp_path):
     first = splits_of(collection.split(by="place", block=2e-3))
     again = splits_of(vs.open(collection.store).split(by="place", block=2e-3))
     assert first == again
-    for wrong in ({"by": "class"}, {"by": "place", "block": 0}, {"by": "place", "block": float("nan")}):
+    for wrong in (
+        {"given": {"0": "a"}, "by": "place"},
+        {"by": "place", "block": "a"},
+        {"by": "place", "block": 1e-300},
+        {"by": "class"},
+        {"by": "place", "block": 0},
+        {"by": "place", "block": float("nan")},
+    ):
         with pytest.raises(UsageError):
             vs.open(collection.store).split(**wrong)
 

@@ -148,7 +148,7 @@ def split(options: argparse.Namespace) -> int:
     shares = {"train": options.train, "test": options.test, "validate": options.validate}
     report = split_store(open_snapshot(options.store), shares, options.seed, by=options.by, block=options.block)
     counts = ", ".join(f"{count} {name or 'of none'}" for name, count in report.samples.items())
-    leak = f"{plural(report.touching, 'sample')} of a split touch one of another"
+    leak = f"{plural(report.touching or 0, 'sample')} of a split touch one of another"
     tell(options, asdict(report), f"{report.store}: version {report.version}, {counts}", leak)
     return 0
 

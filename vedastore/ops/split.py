@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _WHOLE: Final = 100.0
 _HASH_BYTES: Final = 8
 _WORLD_DEGREES: Final = 360.0
+_BLOCK_LEAST: Final = 1e-6
 _BLOCK_CHIPS: Final = 16
 """Sides of a chip that the side of a block has."""
 _SPLITS_COMPARED: Final = 100
@@ -51,14 +52,14 @@ class SplitReport:
         Samples that are of none because they touch one of another split.
     touching : int
         Samples of a split whose footprint's box touches that of a sample of another one: what a model has seen of one
-        split, it may meet in another.
+        split, it may meet in another. None where there are more than 100 splits.
     """
 
     store: str
     version: str
     samples: dict[str, int]
     left_out: int
-    touching: int
+    touching: int | None
 
 
 def split(
@@ -83,6 +84,8 @@ def split(
     """
     if by not in {"id", "place"}:
         raise UsageError(f"a split is by id or by place, not by {by!r}")
+    if given is not None and by != "id":
+        raise UsageError("splits that are given are not made by place", hint="leave one of the two out")
     ids, boxes = _read_samples(snapshot)
     chosen = np.array([*map(_by_id(shares, seed) if given is None else _as_given(snapshot, given), ids)], dtype=object)
     before = int(np.count_nonzero(chosen != None))  # noqa: E711 - an array of objects
@@ -108,7 +111,7 @@ def split(
             index={**version.index, "samples": writer.finish(write)},
         )
         write.commit(changed)
-    touch = int(_meeting(boxes, chosen).sum())
+    touch = _count_meeting(boxes, chosen)
     return SplitReport(snapshot.objects.url, changed.version, dict(sorted(counts.items())), before - kept, touch)
 
 
@@ -119,7 +122,7 @@ def _read_samples(snapshot: Snapshot) -> tuple[list[str], Any]:
     return lookup.names(everything), unroll(np.concatenate([np.empty((4, 0)), *boxes], axis=1).T)
 
 
-def _by_place(boxes: Any, by_id: Any, shares: Mapping[str, float], seed: int, block: float | None) -> Any:
+def _by_place(boxes: Any, by_id: Any, shares: Mapping[str, float], seed: int, block: Any) -> Any:
     """Return splits by the block of the ground that a sample's centre is in; by id where it is nowhere.
 
     A sample that touches one of a smaller split is of none.
@@ -128,7 +131,7 @@ def _by_place(boxes: Any, by_id: Any, shares: Mapping[str, float], seed: int, bl
     sides = boxes[known, 2:] - boxes[known, :2]
     if block is None:
         block = _BLOCK_CHIPS * float(np.median(sides.max(axis=1))) if len(sides) else 1.0
-    if not 0 < block < _WORLD_DEGREES:
+    if not (isinstance(block, int | float) and _BLOCK_LEAST <= block <= _WORLD_DEGREES):
         raise UsageError(f"a block of {block} degrees makes no sense", hint="give the side of a block in degrees")
     choose, chosen = _by_id(shares, seed), by_id.copy()
     centres = (boxes[known, :2] + boxes[known, 2:]) / 2
@@ -142,14 +145,14 @@ def _by_place(boxes: Any, by_id: Any, shares: Mapping[str, float], seed: int, bl
     return chosen
 
 
-def _meeting(boxes: Any, chosen: Any) -> Any:
-    """Tell which samples of a split touch one of another."""
-    meeting = np.zeros(len(boxes), dtype=bool)
+def _count_meeting(boxes: Any, chosen: Any) -> int | None:
+    """Count the samples of a split that touch one of another."""
     texts = np.array([name or "" for name in chosen.tolist()])
-    for name in sorted({*texts.tolist()} - {""})[:_SPLITS_COMPARED]:
-        own = np.flatnonzero(texts == name)
-        meeting[own] = touching(boxes[own], boxes[(texts != name) & (texts != "")])
-    return meeting
+    names = {*texts.tolist()} - {""}
+    if len(names) > _SPLITS_COMPARED:
+        return None
+    each = (touching(boxes[texts == name], boxes[(texts != name) & (texts != "")]) for name in names)
+    return sum(int(meeting.sum()) for meeting in each)
 
 
 def _by_id(shares: Mapping[str, float], seed: int) -> Callable[[str], str]:
