@@ -24,11 +24,11 @@ class Arrays:
     """The samples of a snapshot at some positions, as arrays."""
 
     _snapshot: Snapshot
+    if TYPE_CHECKING:
 
-    @property
-    def _positions(self) -> Any:
-        """The positions of all samples as an array."""
-        raise NotImplementedError
+        @property
+        def _positions(self) -> Any:
+            """The positions of all samples as an array."""
 
     def to_xarray(self, labels: bool = True, bucket: str | None = None) -> xr.Dataset:
         """Return a Dataset with ``image`` (sample, band, y, x) on Dask, one chunk a shard.
