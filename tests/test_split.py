@@ -224,7 +224,7 @@ def test_the_same_place_is_of_the_same_split(tmp_path):
             vs.open(collection.store).split(**wrong)
 
 
-@given(st.lists(st.tuples(st.integers(-40, 40), st.integers(-8, 8), st.integers(0, 9), st.integers(0, 9)), max_size=40))
+@given(st.lists(st.tuples(st.integers(-20, 19), st.integers(-8, 8), st.integers(0, 9), st.integers(0, 9)), max_size=40))
 def test_boxes_that_touch(numbers):
     boxes = np.array([(x * 9.0, y, x * 9.0 + w, y + h) for x, y, w, h in numbers]).reshape(-1, 4)
     cut = len(boxes) // 2
@@ -234,5 +234,4 @@ def test_boxes_that_touch(numbers):
         turned = [np.add(other, (turn, 0, turn, 0)) for other in boxes[cut:] for turn in (-360, 0, 360)]
         near = [not (o[0] > box[2] or o[2] < box[0] or o[1] > box[3] or o[3] < box[1]) for o in turned]
         wanted.append(any(near))
-    inside = np.abs(boxes[:, :3:2]).max(initial=0) <= 180
-    assert found.tolist() == wanted or not inside
+    assert found.tolist() == wanted

@@ -93,9 +93,9 @@ def stats(
     UsageError
         When images are of several types and no bucket is named, are complex, or a percentile is none.
     """
-    percents = _parse_percentiles(percentiles)
     import pyarrow.compute as pc
 
+    percents = _parse_percentiles(percentiles)
     columns = ["position", "bucket", "row", "nodata", "split", "classes", "objects"]
     table = snapshot.table("samples").read_rows(positions, columns)
     chosen = _choose_buckets(snapshot, table, bucket)
@@ -103,8 +103,8 @@ def stats(
         table = table.filter(pc.equal(table.column("bucket"), bucket))
     blocks = list(_plan(table, chosen))
     with open_executor(workers, client) as executor:
-        work = partial(_Passes, snapshot, blocks, chosen, partial(map_ordered, executor), progress)
-        bands = work().describe(percents) if blocks else ()
+        run = partial(map_ordered, executor)
+        bands = _Passes(snapshot, blocks, chosen, run, progress).describe(percents) if blocks else ()
     classes, per_sample, splits = count_labels(snapshot, table)
     return Stats(len(table), bands, classes, per_sample, splits)
 
@@ -112,7 +112,7 @@ def stats(
 def _parse_percentiles(given: Any) -> tuple[float, ...]:
     try:
         percents = tuple(sorted({float(percent) for percent in given}))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         percents = (math.nan,)
     if not all(0 <= percent <= 100 for percent in percents) or len(percents) > _PERCENTILES_MOST:  # noqa: PLR2004
         raise UsageError(f"percentiles are {given!r}", hint=f"give up to {_PERCENTILES_MOST} numbers from 0 to 100")

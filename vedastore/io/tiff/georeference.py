@@ -69,7 +69,6 @@ def _floats(directory: Directory, tag: int) -> tuple[float, ...]:
     return tuple(map(float, directory.values(tag)))
 
 
-@lru_cache(maxsize=1024)
 def _pixel_is_point(keys: tuple[int, ...]) -> bool:
     groups = zip(*(keys[i::4] for i in range(4)), strict=False)
     return any(key == RASTER_TYPE_KEY and place == 0 and value == PIXEL_IS_POINT for key, place, _, value in groups)
