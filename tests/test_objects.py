@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import numpy as np
@@ -17,6 +19,7 @@ from rasterio.io import MemoryFile
 
 import vedastore as vs
 from tests.builders import ATLANTA, TASKS, make_release, needs_real_data, plain_tiff
+from vedastore.io.raster import burn
 from vedastore.views.objects import plan_drawing
 
 HEIGHT, WIDTH = 32, 40
@@ -201,6 +204,19 @@ def test_masks_of_a_selection_in_any_order(tmp_path):
     np.testing.assert_array_equal(part.masks().to_numpy(), masks[[9, 6, 3]])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(part)).to_xarray().mask.to_numpy(), masks[[9, 6, 3]])
     assert part.masks().id.to_numpy().tolist() == [s.id for s in part]
+
+
+def test_masks_drawn_by_many_threads_warn_of_nothing():
+    """The filters of warnings belong to all threads, and rasterio changes them while it draws."""
+    shapes = [shapely.box(1, 1, 9, 9)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            drawn = list(pool.map(lambda _: burn(shapes, [1], (HEIGHT, WIDTH), "uint8").sum(), range(4000)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert drawn == [64] * 4000
 
 
 @pytest.mark.parametrize("scale", [0, -1, 0.3, float("nan"), float("inf"), 1e-9, 1e300, "2", None])

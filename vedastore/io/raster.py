@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
 
 _REACH_PX: Final = 2.0**20
 """No grid is larger. What lies further outside is cut off first: GDAL computes rows as integers of 32 bits."""
+
+_drawing = threading.Lock()
 
 
 def burn(
@@ -37,8 +41,20 @@ def burn(
     drawn = [(near, value) for near, value in zip(_near(shapes, scale), values, strict=True) if not near.is_empty]
     if not drawn:
         return np.zeros(shape, dtype)
-    transform = Affine.scale(1 / scale)
-    return features.rasterize(drawn, out_shape=shape, transform=transform, fill=0, dtype=dtype)  # type: ignore[no-any-return]
+    # One at a time: meanwhile, rasterio silences a warning of its own by the filters that threads share. It holds the
+    # GIL nearly always, so that nothing is lost.
+    with _drawing:
+        return features.rasterize(  # type: ignore[no-any-return]
+            drawn, out_shape=shape, transform=Affine.scale(1 / scale), fill=0, dtype=dtype
+        )
+
+
+def _renew_lock() -> None:
+    global _drawing  # noqa: PLW0603 - another thread may have held it when this process was forked
+    _drawing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _near(shapes: Sequence[Any], scale: float) -> Any:

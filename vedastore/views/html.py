@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import warnings
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,19 +63,13 @@ def thumbnail(pixels: np.ndarray[Any, Any]) -> bytes:
 
     Every n-th pixel is shown, and values from the 2nd to the 98th percentile from black to white.
     """
-    from rasterio.errors import NotGeoreferencedWarning
-    from rasterio.io import MemoryFile
+    import imagecodecs
 
     step = max(1, -(-max(pixels.shape[1:]) // SIDE_PX))
     shown = pixels[: _RGB if len(pixels) >= _RGB else 1, ::step, ::step]
     grey = np.stack([_stretch(np.abs(band) if band.dtype.kind == "c" else band) for band in shown])
-    bands, height, width = grey.shape
-    with warnings.catch_warnings(), MemoryFile() as memory:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with memory.open(driver="PNG", count=bands, height=height, width=width, dtype="uint8") as file:
-            file.write(grey)
-        data: bytes = memory.read()
-    return data
+    picture = np.moveaxis(grey, 0, -1) if len(grey) == _RGB else grey[0]
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(picture)))
 
 
 def _stretch(band: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
