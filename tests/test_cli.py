@@ -85,14 +85,20 @@ def test_every_command_has_help_with_an_example(command):
 
 
 def refused(*arguments, code):
-    """One line on stderr; the same as JSON on stdout."""
-    done = run(*arguments, code=code)
-    assert done.stdout == ""
+    """A JSON document on stdout, and one line on stderr, as without ``--json``."""
+    done = run(*arguments, "--json", code=code)
     assert re.fullmatch(r"vedastore: [^\n]+\n", done.stderr), done.stderr
-    error = json.loads(run(*arguments, "--json", code=code).stdout)["error"]
+    error = json.loads(done.stdout)["error"]
     assert set(error) - {"rule"} == {"kind", "message", "where", "hint"}
     assert ("rule" in error) == (code == 3)
     return error
+
+
+def test_a_refusal_without_json_is_the_same_line(tmp_path):
+    plain, both = run("info", tmp_path / "x.zarr", code=5), run("info", tmp_path / "x.zarr", "--json", code=5)
+    assert plain.stdout == ""
+    assert plain.stderr == both.stderr
+    assert re.fullmatch(r"vedastore: [^\n]+\n", plain.stderr)
 
 
 def test_exit_codes(tmp_path, source):

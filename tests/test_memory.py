@@ -38,7 +38,7 @@ def big_release(path, samples):
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_release(tmp_path):
     peaks = {}
-    for samples in (1500, 4000):
+    for samples in (1200, 3200):
         source = big_release(tmp_path / f"{samples}.tar", samples)
         arguments = [source, tmp_path / f"{samples}.zarr", tmp_path / f"{samples}-back.tar"]
         for job, code in JOBS.items():
@@ -46,5 +46,5 @@ def test_peak_memory_does_not_grow_with_the_release(tmp_path):
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             peaks[job, samples] = int(done.stdout.split()[-1]) * 1024 / MIB
     for job in JOBS:
-        assert peaks[job, 4000] < 700, peaks
-        assert peaks[job, 4000] - peaks[job, 1500] < 160, peaks  # what may be in flight; 2500 chips more have 470 MiB
+        assert peaks[job, 3200] < 700, peaks
+        assert peaks[job, 3200] - peaks[job, 1200] < 160, peaks  # what may be in flight; 2000 chips more have 375 MiB

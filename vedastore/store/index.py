@@ -68,7 +68,7 @@ class TableReader:
 
         file = version.index[table]
         self._table, self._version = table, version
-        self._chunk_bytes = max(_CHUNK_BYTES, min(version.limits.member_bytes, 2**31) + 4 * GROUP_BYTES)
+        self._chunk_bytes = max(_CHUNK_BYTES, min(version.limits.member_bytes, 2**31) + 8 * GROUP_BYTES)
         self._where = f"{objects.url}/{file.key}"
         self._lock = threading.Lock()
         self._kept = Kept(KEPT_BYTES)

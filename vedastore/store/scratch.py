@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PRAGMAS = (  # rows have some kilobytes: smaller pages would hold them in chains
-    "PRAGMA page_size = 16384; PRAGMA cache_size = -16384; PRAGMA temp_store = FILE;"
+    "PRAGMA page_size = 16384; PRAGMA cache_size = -4096; PRAGMA temp_store = FILE;"
     " PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
 )
 

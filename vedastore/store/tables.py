@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vedastore.store.commit import Write
 
 GROUP_ROWS: Final = 4096
-GROUP_BYTES: Final = 16 * 2**20
+GROUP_BYTES: Final = 8 * 2**20
 _PART_BYTES: Final = 2**20
 
 _DICTIONARY: Final = {
