@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vedastore as vs
-from tests.builders import make_release, plain_tiff
+from tests.builders import assert_store_ok, make_release, plain_tiff
 from tests.test_docs import run_cli
 from vedastore.errors import ConflictError, SampleNotFoundError, StoreError, UsageError
 from vedastore.io.contact import touching
 from vedastore.ops import split as split_op
-from vedastore.ops.split import _by_id
+from vedastore.ops.allotment import SplitOptions
+from vedastore.ops.shares import Shares
 
 SHARES = {"train": 70, "test": 20, "validate": 10}
 
@@ -81,18 +82,19 @@ def test_a_store_that_has_changed_is_a_conflict(collection):
 
 @given(st.sets(st.text(max_size=8), max_size=30), st.sets(st.text(max_size=8), max_size=30), st.integers(0, 5))
 def test_samples_that_are_added_move_none(ids, more, seed):
-    choose, again = _by_id(SHARES, seed), _by_id(SHARES, seed)
-    before = {name: choose(name) for name in sorted(ids)}
-    assert {name: again(name) for name in sorted(ids | more, reverse=True) if name in ids} == before
+    before = dict(zip(sorted(ids), Shares.of(SHARES, seed).choose(sorted(ids)), strict=True))
+    both = sorted(ids | more, reverse=True)
+    after = dict(zip(both, Shares.of(SHARES, seed).choose(both), strict=True))
+    assert {name: after[name] for name in ids} == before
 
 
 def test_shares_come_out():
-    choose = _by_id(SHARES, 0)
-    names = [choose(str(number)) for number in range(20_000)]
+    ids = [*map(str, range(20_000))]
+    names = Shares.of(SHARES, 0).choose(ids)
     for name, share in SHARES.items():
         assert abs(names.count(name) / 200 - share) < 1.5
-    assert names != [_by_id(SHARES, 1)(str(number)) for number in range(20_000)]
-    assert {_by_id({"train": 100, "test": 0}, 0)(str(number)) for number in range(100)} == {"train"}
+    assert names != Shares.of(SHARES, 1).choose(ids)
+    assert {*Shares.of({"train": 100, "test": 0}, 0).choose(ids)} == {"train"}
 
 
 @pytest.mark.parametrize(
@@ -140,9 +142,22 @@ def test_no_version_is_committed_that_no_reader_takes(collection, monkeypatch):
     assert len([f for f in files if f.name == "samples.parquet"]) == len(collection.versions)
 
 
-def test_only_a_whole_version_is_split(collection):
-    with pytest.raises(UsageError, match="whole version"):
-        collection[:5].split()
+def test_a_selection_is_split_and_others_keep_theirs(collection):
+    first = collection.split(100, 0, 0)
+    some = first[30:10:-3]
+    found = some.split(0, 50, 50, seed=4)
+    assert [s.id for s in found] == [s.id for s in some]
+    assert {s.split for s in found} == {"test", "validate"}
+    whole = assert_store_ok(collection.store)
+    assert whole.version == found.version == "1.0.1+2"
+    assert splits_of(whole) == splits_of(first) | splits_of(found)
+    given = found.split(given={found[0].id: "mine"})
+    assert [s.split for s in given] == ["mine", *[None] * (len(found) - 1)]
+    assert sorted(map(str, splits_of(vs.open(collection.store)).values())).count("train") == 40 - len(found)
+    with pytest.raises(SampleNotFoundError):
+        given.split(given={first[39].id: "mine"})
+    with pytest.raises(ConflictError):
+        found.split()
 
 
 def test_split_on_the_command_line(collection):
@@ -190,7 +205,7 @@ def test_chips_of_different_splits_do_not_touch(tmp_path, west):
     plain = split_op.split(collection._snapshot, SHARES)
     assert plain.touching == len(touching_pairs(vs.open(collection.store))) > 50
     collection = vs.open(collection.store)
-    report = split_op.split(collection._snapshot, SHARES, seed=2, by="place", block=2e-3)
+    report = split_op.split(collection._snapshot, SHARES, 2, SplitOptions("place", 2e-3))
     found = vs.open(collection.store)
     assert touching_pairs(found) == set()
     assert report.touching == 0
