@@ -89,12 +89,13 @@ def query(options: argparse.Namespace) -> int:
         frame = frame.assign(**{name: [list(v) for v in frame[name]] for name in ("classes", "flags")})
         print(frame.to_json(drop_id=True))
         return 0
-    if options.csv:
-        frame = found.samples[["id", "split"]]
-        sys.stdout.writelines(dump_splits(zip(frame["id"], (name or None for name in frame["split"]), strict=True)))
-        return 0
     rows = found.samples[["id", "classes", "objects", "split"]].itertuples(index=False)
-    samples = [{"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": r.split} for r in rows]
+    # pandas has NaN for no split where others have one
+    splits = ((r, r.split if isinstance(r.split, str) else None) for r in rows)
+    if options.csv:
+        sys.stdout.writelines(dump_splits((r.id, split) for r, split in splits))
+        return 0
+    samples = [{"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": split} for r, split in splits]
     lines = (
         f"{s['id']}  {s['split'] or '-'}  {plural(s['objects'], 'object')}  {', '.join(s['classes'])}" for s in samples
     )

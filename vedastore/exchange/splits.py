@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import LabelError, UsageError
 from vedastore.io.geojson import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 LIMIT_BYTES: Final = 256 * 2**20
-_HEADER: Final = ["id", "split"]
+_HEADER: Final[Sequence[str | None]] = ["id", "split"]
 _HINT: Final = "give CSV with the columns id and split, or a JSON object of ids and names"
 
 
@@ -49,9 +50,10 @@ def parse_splits(data: bytes, where: str) -> dict[str, str | None]:
 
 def dump_splits(pairs: Iterable[tuple[str, str | None]]) -> Iterator[str]:
     """Yield lines of CSV of ids and splits, the header first; what is of no split has an empty one."""
-    for pair in (_HEADER, *pairs):
+    for pair in chain([_HEADER], pairs):
         line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(pair)
+        broken = any("\r" in text for text in pair if text)  # csv quotes it by itself where lines end in it alone
+        csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL).writerow(pair)
         yield line.getvalue()
 
 
