@@ -99,6 +99,9 @@ for store in sys.argv[1:]:
         "cli versions": lambda: command("versions", store, "--json"),
         "cli export": lambda: command("export", store, str(back / "b.tar.gz"), "--json"),
         "cli verify": lambda: command("verify", store, "--json"),
+        # These write to the store, and come last.
+        "split": lambda: vs.open(store).split(by="place", stratify=True, duplicates=True).version,
+        "cli split": lambda: command("split", store, "--stratify", "--duplicates", "--json"),
     }
     done = {name: told(job) for name, job in work.items()}
     left = sorted(path.name for path in back.iterdir() if path.suffix != ".gz")

@@ -1,6 +1,8 @@
 """Splits: the same for the same ids, committed as versions, and nothing else of the store changes."""
 
 import json
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import geopandas
@@ -12,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vedastore as vs
-from tests.builders import make_release, plain_tiff
+from tests.builders import assert_store_ok, make_release, pixels_of, plain_tiff
 from tests.test_docs import run_cli
 from vedastore.errors import ConflictError, SampleNotFoundError, StoreError, UsageError
+from vedastore.exchange.splits import dump_splits, parse_splits, read_splits
 from vedastore.io.contact import touching
 from vedastore.ops import split as split_op
-from vedastore.ops.split import _by_id
+from vedastore.ops.allotment import SplitOptions
+from vedastore.ops.shares import Shares, stratify
 
 SHARES = {"train": 70, "test": 20, "validate": 10}
 
@@ -81,18 +85,19 @@ def test_a_store_that_has_changed_is_a_conflict(collection):
 
 @given(st.sets(st.text(max_size=8), max_size=30), st.sets(st.text(max_size=8), max_size=30), st.integers(0, 5))
 def test_samples_that_are_added_move_none(ids, more, seed):
-    choose, again = _by_id(SHARES, seed), _by_id(SHARES, seed)
-    before = {name: choose(name) for name in sorted(ids)}
-    assert {name: again(name) for name in sorted(ids | more, reverse=True) if name in ids} == before
+    before = dict(zip(sorted(ids), Shares.of(SHARES, seed).choose(sorted(ids)), strict=True))
+    both = sorted(ids | more, reverse=True)
+    after = dict(zip(both, Shares.of(SHARES, seed).choose(both), strict=True))
+    assert {name: after[name] for name in ids} == before
 
 
 def test_shares_come_out():
-    choose = _by_id(SHARES, 0)
-    names = [choose(str(number)) for number in range(20_000)]
+    ids = [*map(str, range(20_000))]
+    names = Shares.of(SHARES, 0).choose(ids)
     for name, share in SHARES.items():
         assert abs(names.count(name) / 200 - share) < 1.5
-    assert names != [_by_id(SHARES, 1)(str(number)) for number in range(20_000)]
-    assert {_by_id({"train": 100, "test": 0}, 0)(str(number)) for number in range(100)} == {"train"}
+    assert names != Shares.of(SHARES, 1).choose(ids)
+    assert {*Shares.of({"train": 100, "test": 0}, 0).choose(ids)} == {"train"}
 
 
 @pytest.mark.parametrize(
@@ -140,9 +145,22 @@ def test_no_version_is_committed_that_no_reader_takes(collection, monkeypatch):
     assert len([f for f in files if f.name == "samples.parquet"]) == len(collection.versions)
 
 
-def test_only_a_whole_version_is_split(collection):
-    with pytest.raises(UsageError, match="whole version"):
-        collection[:5].split()
+def test_a_selection_is_split_and_others_keep_theirs(collection):
+    first = collection.split(100, 0, 0)
+    some = first[30:10:-3]
+    found = some.split(0, 50, 50, seed=4)
+    assert [s.id for s in found] == [s.id for s in some]
+    assert {s.split for s in found} == {"test", "validate"}
+    whole = assert_store_ok(collection.store)
+    assert whole.version == found.version == "1.0.1+2"
+    assert splits_of(whole) == splits_of(first) | splits_of(found)
+    given = found.split(given={found[0].id: "mine"})
+    assert [s.split for s in given] == ["mine", *[None] * (len(found) - 1)]
+    assert sorted(map(str, splits_of(vs.open(collection.store)).values())).count("train") == 40 - len(found)
+    with pytest.raises(SampleNotFoundError):
+        given.split(given={first[39].id: "mine"})
+    with pytest.raises(ConflictError):
+        found.split()
 
 
 def test_split_on_the_command_line(collection):
@@ -157,9 +175,10 @@ def test_split_on_the_command_line(collection):
 # ------------------------------------------------------------------------------------------------------------ by place
 
 
-def grid_collection(tmp_path, side=12, step=0.5, west=10.0):
-    """Chips on a grid, each of which overlaps its neighbours by half."""
+def grid_collection(tmp_path, side=12, step=0.5, west=10.0, pixels=None):
+    """Chips on a grid, each of which overlaps its neighbours by half; ``pixels`` gives those of a number."""
     release = make_release(0, task="classification")
+    pixels = pixels or (lambda number: np.full((1, 4, 4), number % 200, "u1"))
     for number in range(side * side):
         x, y = west + step * (number % side) * 1e-3, 50 + step * (number // side) * 1e-3
         lons = [(lon + 180) % 360 - 180 for lon in (x, x + 1e-3, x + 1e-3, x, x)]
@@ -169,7 +188,7 @@ def grid_collection(tmp_path, side=12, step=0.5, west=10.0):
             "geometry": {"type": "Polygon", "coordinates": [ring]},
             "properties": {"label": {"car": number % 2}},
         }
-        release.members[f"{release.top}/images/{number}.tif"] = plain_tiff(np.full((1, 4, 4), number % 200, "u1"))
+        release.members[f"{release.top}/images/{number}.tif"] = plain_tiff(pixels(number))
         release.members[f"{release.top}/labels/{number}.json"] = json.dumps(feature).encode()
     return vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
 
@@ -190,7 +209,7 @@ def test_chips_of_different_splits_do_not_touch(tmp_path, west):
     plain = split_op.split(collection._snapshot, SHARES)
     assert plain.touching == len(touching_pairs(vs.open(collection.store))) > 50
     collection = vs.open(collection.store)
-    report = split_op.split(collection._snapshot, SHARES, seed=2, by="place", block=2e-3)
+    report = split_op.split(collection._snapshot, SHARES, 2, SplitOptions("place", 2e-3))
     found = vs.open(collection.store)
     assert touching_pairs(found) == set()
     assert report.touching == 0
@@ -219,9 +238,231 @@ def test_the_same_place_is_of_the_same_split(tmp_path):
         {"by": "class"},
         {"by": "place", "block": 0},
         {"by": "place", "block": float("nan")},
+        {"block": 1.0},
+        {"buffer": 1.0},
+        {"by": "place", "buffer": -1},
+        {"by": "place", "buffer": float("nan")},
+        {"by": "place", "buffer": "1"},
+        {"by": "place", "buffer": 200},
+        {"stratify": 1},
+        {"stratify": True, "given": {}},
+        {"duplicates": 7},
+        {"duplicates": -1},
+        {"duplicates": 1.5},
+        {"duplicates": "yes"},
     ):
         with pytest.raises(UsageError):
             vs.open(collection.store).split(**wrong)
+
+
+@pytest.mark.parametrize("west", [10.0, 179.997])
+@pytest.mark.parametrize("stratify", [False, True])
+def test_a_buffer_lies_between_splits(tmp_path, west, stratify):
+    collection = grid_collection(tmp_path, west=west)
+    report = split_op.split(collection._snapshot, SHARES, 2, SplitOptions("place", 2e-3, 1e-3, stratify))
+    found = assert_store_ok(collection.store)
+    splits = np.array([s.split or "" for s in found])
+    bounds = np.array([shapely.bounds(s.geometry) for s in found])
+    wests = np.where(bounds[:, 2] - bounds[:, 0] > 180, bounds[:, 2], bounds[:, 0]) % 360
+    assert len({*splits} - {""}) > 1
+    for a, b in combinations(np.flatnonzero(splits), 2):
+        if splits[a] == splits[b]:
+            continue
+        gaps = np.maximum(np.abs([wests[a] - wests[b], bounds[a, 1] - bounds[b, 1]]) - 1e-3, 0)
+        assert np.hypot(*gaps) > 1e-3 - 1e-9
+    assert (report.touching, report.near, report.left_out) == (0, 0, int((splits == "").sum()))
+    assert any("a buffer of 0.001 degrees: 0 samples" in line for line in report.checked)
+
+
+@pytest.mark.parametrize("side", [2, 8, 12])
+def test_blocks_are_as_large_as_each_split_gets_three(tmp_path, side):
+    collection = grid_collection(tmp_path, side=side, step=2)
+
+    def blocks_each(degrees):
+        report = split_op.split(vs.open(collection.store)._snapshot, SHARES, 0, SplitOptions("place", degrees))
+        found = vs.open(collection.store)
+        assert report.left_out == 0
+        assert report.samples == Counter(s.split for s in found)
+        points = [shapely.box(*s.geometry.bounds).centroid for s in found]
+        cells = {
+            ((p.x + 180) // report.block, p.y // report.block, s.split) for p, s in zip(points, found, strict=True)
+        }
+        return report.block, min(sum(split == name for *_, split in cells) for name in SHARES)
+
+    chosen, least = blocks_each(None)
+    tried = [blocks_each(chips * 1e-3) for chips in (16, 8, 4, 2)]
+    wanted = next(((block, count) for block, count in tried if count >= 3), tried[-1])
+    assert (pytest.approx(chosen), least) == wanted
+
+
+# ------------------------------------------------------------------------------------------------------------ by class
+
+
+def counted(rows):
+    """The classes of samples as groups of one, with all samples and those without a class as classes."""
+    most = max((code for row in rows for code in row), default=-1) + 1
+    pairs = [(n, c) for n, row in enumerate(rows) for c in (*sorted(row), most, *([most + 1] if not row else []))]
+    group, code = np.array(pairs).reshape(-1, 2).T
+    return group, code, np.ones(len(group), "i8")
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_shares_hold_for_every_class(codes, seed, random):
+    names = [f"chip {n}" for n in range(len(codes))]
+    shares = Shares.of(SHARES, seed)
+    found = dict(zip(names, stratify(shares, names, counted([(c,) for c in codes])), strict=True))
+    for code in {*codes}:
+        own = [found[name] for name, c in zip(names, codes, strict=True) if c == code]
+        for split, share in SHARES.items():
+            assert abs(own.count(split) - len(own) * share / 100) < 2
+    order = random.sample(range(len(codes)), len(codes))
+    again = stratify(shares, [names[n] for n in order], counted([(codes[n],) for n in order]))
+    assert dict(zip((names[n] for n in order), again, strict=True)) == found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_shares_hold_for_samples_of_several_classes(seed):
+    rng = np.random.default_rng(seed)
+    likely = rng.random(int(rng.integers(2, 12))) ** 2
+    rows = [np.flatnonzero(rng.random(len(likely)) < likely).tolist() for _ in range(int(rng.integers(20, 300)))]
+    found = stratify(Shares.of(SHARES, seed), [*map(str, range(len(rows)))], counted(rows))
+    for code in range(len(likely)):
+        own = [split for split, row in zip(found, rows, strict=True) if code in row]
+        for split, share in SHARES.items():
+            assert abs(own.count(split) - len(own) * share / 100) <= 2.5
+    assert all(abs(found.count(split) - len(rows) * share / 100) <= 2.5 for split, share in SHARES.items())
+
+
+def test_a_stratified_collection(tmp_path):
+    found = vs.convert(make_release(100).tar(tmp_path / "r.tar"), tmp_path / "r.zarr").split(stratify=True)
+    assert_store_ok(found.store)
+    for name in found.classes:
+        own = found.select(classes=name)
+        assert all(abs(len(own.select(split=s)) - len(own) * share / 100) <= 2 for s, share in SHARES.items())
+    assert splits_of(found.split(stratify=True)) == splits_of(found)
+    assert splits_of(vs.open(found.store).split(stratify=True, seed=1)) != splits_of(found)
+
+
+# ------------------------------------------------------------------------------------------------ images that are alike
+
+
+def pictured(number):
+    """Pictures that come back: number 100 and those above look like those 100 before; every tenth one is black."""
+    if number % 10 == 0:
+        return np.zeros((1, 24, 24), "u1")
+    picture = pixels_of((1, 24, 24), "uint8", seed=number % 100).astype("f8")
+    return (picture * (0.8 if number >= 100 else 1) + 10 * (number >= 100)).astype("u1")
+
+
+@pytest.mark.parametrize("by", ["id", "place"])
+@pytest.mark.parametrize("balance", [False, True])
+def test_images_that_look_alike_stay_together(tmp_path, by, balance):
+    collection = grid_collection(tmp_path, step=2, pixels=pictured)
+    plain = split_op.split(collection._snapshot, SHARES, 1, SplitOptions(by, 2e-3 if by == "place" else None))
+    assert plain.near_duplicates is None
+    assert any("look alike" in line for line in plain.not_checked)
+    given = {s.id: s.split for s in vs.open(collection.store)}
+    told = split_op.split(vs.open(collection.store)._snapshot, SHARES, 0, SplitOptions(duplicates=True), given=given)
+    assert splits_of(vs.open(collection.store)) == given
+    assert told.near_duplicates > 15
+    options = SplitOptions(by, 2e-3 if by == "place" else None, 0.0, balance, duplicates=True)
+    report = split_op.split(vs.open(collection.store)._snapshot, SHARES, 1, options)
+    found = splits_of(assert_store_ok(collection.store))
+    assert report.near_duplicates == 0
+    assert all(found[str(n)] == found[str(n + 100)] for n in range(44))
+    assert len({found[str(n)] for n in range(0, 144, 10)}) == 1
+    assert len({*found.values()}) > 1
+    assert report.largest >= 15
+    plain = [line for line in report.checked if "images say too little" in line]
+    assert int(plain[0].split()[0]) >= 15
+    assert not any("look alike" in line for line in report.not_checked)
+
+
+def test_groups_follow_the_samples_that_keep_their_split(tmp_path):
+    collection = grid_collection(tmp_path, step=2, pixels=pictured)
+    old = collection.select(where="id::INT < 100")
+    first = old.split(given={s.id: "abc"[int(s.id) % 3] for s in old})
+    new = vs.open(first.store).select(where="id::INT >= 100")
+    found = splits_of(new.split(duplicates=True))
+    assert all(found[str(n)] == "abc"[(n - 100) % 3] for n in range(100, 144) if n % 10)
+    assert {found[str(n)] for n in range(100, 144, 10)} < {"train", "test", "validate"}  # alike, but of all three
+    whole = vs.open(first.store)
+    assert splits_of(whole) == {s.id: s.split for s in first} | found | {str(n): "abc"[n % 3] for n in range(100)}
+    placed = vs.open(first.store).select(ids="101").split(by="place", block=1.0)
+    assert {s.split for s in placed} < {*SHARES}  # its block has several splits, of which no sample touches it
+    report = split_op.split(
+        vs.open(first.store)._snapshot, SHARES, 0, SplitOptions("place", 1.0, 1.0), positions=np.array([101])
+    )
+    assert report.left_out == 1
+
+
+# ---------------------------------------------------------------------------------------------------- splits from files
+
+
+def test_splits_go_out_and_come_back(tmp_path, collection, monkeypatch):
+    odd = dict(zip([s.id for s in collection][:4], ["a,b", 'say "c"', "line\nbreak", "é"], strict=True))
+    given = collection.split(given=odd)
+    code, text = run_cli(["query", collection.store, "--csv"])
+    assert code == 0
+    (tmp_path / "out.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "out.json").write_text(json.dumps(splits_of(given)))
+    for name in ("out.csv", "out.json"):
+        vs.open(collection.store).split()
+        assert run_cli(["split", collection.store, "--given", str(tmp_path / name)])[0] == 0
+        found = assert_store_ok(collection.store)
+        assert splits_of(found) == splits_of(given)
+        assert run_cli(["query", collection.store, "--csv"]) == (0, text)
+    assert run_cli(["query", collection.store, "--csv", "--json"])[0] == 2
+    told = json.loads(run_cli(["query", collection.store, "--json"])[1], parse_constant=pytest.fail)["samples"]
+    assert {t["id"]: t["split"] for t in told} == splits_of(given)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="utf-8")), st.none() | st.text(st.characters(codec="utf-8"), min_size=1)
+    )
+)
+def test_files_of_splits_say_what_was_written(splits):
+    assert parse_splits("".join(dump_splits(splits.items())).encode(), "x") == splits
+    assert parse_splits(json.dumps(splits).encode(), "x") == splits
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "first line"),
+        (b"name,split\n1,a\n", "first line"),
+        (b"id,split\n1\n", "line 2 has 1 fields"),
+        (b"id,split\n1,a,b\n", "line 2 has 3 fields"),
+        (b"id,split\n1,a\n\n1,b\n", "line 4 names the sample '1' again"),
+        (b'id,split\n1,"a\n', "line 2 is no CSV"),
+        (b"id,split\n" + b"1" * 200_000 + b",a\n", "line 2 is no CSV"),
+        (b"id,split\n\xff,a\n", "not UTF-8 at byte 9"),
+        (b'{"1": "a", "1": "b"}', "twice"),
+        (b'{"1": 7}', "the split of '1' is 7"),
+        (b'{"1": {"a": 1}}', "no name"),
+        (b'{"1": "a"', "not JSON"),
+        (b"{" * 100_000, "nested"),
+        (b'["1"]', "first line"),
+    ],
+)
+def test_files_that_are_no_splits(data, words):
+    with pytest.raises(UsageError, match=words):
+        parse_splits(data, "x.csv")
+
+
+def test_splits_that_cannot_be_taken(tmp_path, collection, monkeypatch):
+    path = tmp_path / "given.csv"
+    for text, words in (("id,split\nnobody,a\n", "'nobody'"), ("id,split\nnobody,\n", "'nobody'")):
+        path.write_text(text)
+        code, told = run_cli(["split", collection.store, "--given", str(path)])
+        assert (code, words in told) == (2, True)
+    monkeypatch.setattr("vedastore.exchange.splits.LIMIT_BYTES", 10)
+    for place in (str(path), str(tmp_path), str(tmp_path / "none.csv"), "/dev/zero", "\0"):
+        with pytest.raises(UsageError, match=r"above 10 bytes|cannot be read"):
+            read_splits(place)
+    assert run_cli(["split", collection.store, "--bits", "2"])[0] == 2
+    assert vs.open(collection.store).versions == ("1.0.1",)
 
 
 @given(st.lists(st.tuples(st.integers(-20, 19), st.integers(-8, 8), st.integers(0, 9), st.integers(0, 9)), max_size=40))

@@ -130,6 +130,7 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     sub.add_argument("--where", metavar="SQL", help="for which a condition on the columns of samples is true")
     sub.add_argument("--limit", metavar="N", type=int, help="the first so many")
     sub.add_argument("--geojson", action="store_true", help="print a FeatureCollection of footprints")
+    sub.add_argument("--csv", action="store_true", help="print ids and splits, as split --given takes them")
     sub.add_argument("--version", metavar="V", help="the version to ask, the latest without it")
 
     sub = command("stats", stores.stats, "measure bands, classes and objects", "vedastore stats ts_104.zarr")
@@ -150,6 +151,16 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
         "--by", choices=["id", "place"], default="id", help="place: chips that touch are never in different splits"
     )
     sub.add_argument("--block", type=float, metavar="DEGREES", help="with --by place: the side of a block")
+    sub.add_argument(
+        "--buffer", type=float, default=0.0, metavar="DEGREES", help="with --by place: what lies between splits"
+    )
+    sub.add_argument("--stratify", action="store_true", help="let the shares hold for every class")
+    sub.add_argument("--duplicates", action="store_true", help="keep images that look alike in one split")
+    sub.add_argument(
+        "--bits", type=int, metavar="N", help="with --duplicates: how many of 64 bits may differ, 4 without it"
+    )
+    sub.add_argument("--given", metavar="FILE", help="take the splits from CSV (id,split) or a JSON object instead")
+    _add_workers(sub)
 
     sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")

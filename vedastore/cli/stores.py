@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -68,10 +69,11 @@ def verify(options: argparse.Namespace) -> int:
 
 def query(options: argparse.Namespace) -> int:
     """Find samples by what the index says of them."""
+    from vedastore.exchange.splits import dump_splits
     from vedastore.views.stores import open as open_collection
 
-    if options.geojson and options.json:
-        raise UsageError("there are two forms of output", hint="choose --json or --geojson")
+    if options.geojson + options.json + options.csv > 1:
+        raise UsageError("there are two forms of output", hint="choose --json, --geojson or --csv")
     collection = open_collection(options.store, options.version)
     found = collection.select(
         ids=options.id or None,
@@ -88,7 +90,12 @@ def query(options: argparse.Namespace) -> int:
         print(frame.to_json(drop_id=True))
         return 0
     rows = found.samples[["id", "classes", "objects", "split"]].itertuples(index=False)
-    samples = [{"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": r.split} for r in rows]
+    # pandas has NaN for no split where others have one
+    splits = ((r, r.split if isinstance(r.split, str) else None) for r in rows)
+    if options.csv:
+        sys.stdout.writelines(dump_splits((r.id, split) for r, split in splits))
+        return 0
+    samples = [{"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": split} for r, split in splits]
     lines = (
         f"{s['id']}  {s['split'] or '-'}  {plural(s['objects'], 'object')}  {', '.join(s['classes'])}" for s in samples
     )
@@ -142,14 +149,33 @@ def stats(options: argparse.Namespace) -> int:
 
 def split(options: argparse.Namespace) -> int:
     """Say which samples train and which test."""
+    from vedastore.exchange.splits import read_splits
+    from vedastore.ops.allotment import SplitOptions
     from vedastore.ops.split import split as split_store
     from vedastore.store.snapshot import open_snapshot
 
-    shares = {"train": options.train, "test": options.test, "validate": options.validate}
-    report = split_store(open_snapshot(options.store), shares, options.seed, by=options.by, block=options.block)
-    counts = ", ".join(f"{count} {name or 'of none'}" for name, count in report.samples.items())
-    leak = f"{plural(report.touching or 0, 'sample')} of a split touch one of another"
-    tell(options, asdict(report), f"{report.store}: version {report.version}, {counts}", leak)
+    if options.bits is not None and not options.duplicates:
+        raise UsageError("--bits says how alike images are that are not looked for", hint="add --duplicates")
+    duplicates = options.duplicates if options.bits is None else options.bits
+    with open_progress(options, "chip") as progress, open_client(options) as client:
+        report = split_store(
+            open_snapshot(options.store),
+            {"train": options.train, "test": options.test, "validate": options.validate},
+            options.seed,
+            SplitOptions(options.by, options.block, options.buffer, options.stratify, duplicates),
+            given=None if options.given is None else read_splits(options.given),
+            workers=options.workers,
+            client=client,
+            progress=progress,
+        )
+    total = max(1, sum(report.samples.values()))
+    shares = (f"{n} {name or 'of none'} ({100 * n / total:.1f} %)" for name, n in report.samples.items())
+    told = [f"checked {line}" for line in report.checked] + [f"not checked: {line}" for line in report.not_checked]
+    if report.block is not None:
+        told.insert(0, f"blocks of {report.block:g} degrees")
+    if report.largest > 1:
+        told.insert(0, f"{report.groups} groups were kept together, the largest of {report.largest} samples")
+    tell(options, asdict(report), f"{report.store}: version {report.version}, {', '.join(shares)}", *told)
     return 0
 
 

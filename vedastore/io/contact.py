@@ -19,9 +19,14 @@ def unroll(boxes: Any) -> Any:
     return flat
 
 
-def touching(boxes: Any, others: Any) -> Any:
-    """Tell which boxes (n, 4), as `unroll` gives them, have a point in common with any of some others; NaN has none."""
+def touching(boxes: Any, others: Any, within: float = 0.0) -> Any:
+    """Tell which boxes (n, 4), as `unroll` gives them, have a point in common with any of some others; NaN has none.
+
+    ``within`` is how many degrees may lie between them, in a plane of longitude and latitude.
+    """
     import shapely
+
+    reach = _REACH + within
 
     found = np.zeros(len(boxes), dtype=bool)
     there = others[~np.isnan(others[:, 0])]
@@ -29,12 +34,12 @@ def touching(boxes: Any, others: Any) -> Any:
     if not len(there) or not len(here):
         return found
     # What reaches the antimeridian is met from both sides.
-    over = there[there[:, 2] >= HALF_WORLD - _REACH] - (WORLD, 0, WORLD, 0)
+    over = there[there[:, 2] >= HALF_WORLD - reach] - (WORLD, 0, WORLD, 0)
     tree = shapely.STRtree(shapely.box(*np.concatenate([there, over]).T))
     for turn in (0.0, -WORLD):
-        own = here if turn == 0 else here[boxes[here, 2] >= HALF_WORLD - _REACH]
+        own = here if turn == 0 else here[boxes[here, 2] >= HALF_WORLD - reach]
         if len(own):
             shapes = shapely.box(*(boxes[own] + (turn, 0, turn, 0)).T)
-            hits, _ = tree.query_nearest(shapes, max_distance=_REACH, all_matches=False)
+            hits, _ = tree.query_nearest(shapes, max_distance=reach, all_matches=False)
             found[own[hits]] = True
     return found

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import operator
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import accumulate, count
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vedastore.errors import UsageError
+from vedastore.errors import StoreError, UsageError
 from vedastore.io import geometry
-from vedastore.io.contact import touching, unroll
+from vedastore.io.contact import unroll
+from vedastore.ops.allotment import Allotment, Facts, SplitOptions, allot
+from vedastore.ops.leaks import find_leaks
+from vedastore.ops.likeness import read_likeness
 from vedastore.ops.select import select
+from vedastore.ops.shares import Shares
 from vedastore.store.columns import arrow_array
 from vedastore.store.commit import Write
 from vedastore.store.tables import TableWriter, arrow_schema
@@ -29,13 +29,9 @@ if TYPE_CHECKING:
     from vedastore.spec.root import Root
     from vedastore.store.snapshot import Snapshot
 
-_WHOLE: Final = 100.0
-_HASH_BYTES: Final = 8
-_WORLD_DEGREES: Final = 360.0
-_BLOCK_LEAST: Final = 1e-6
-_BLOCK_CHIPS: Final = 16
-"""Sides of a chip that the side of a block has."""
-_SPLITS_COMPARED: Final = 100
+    Array = np.ndarray[Any, Any]
+
+_DEFAULT: Final = SplitOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +43,23 @@ class SplitReport:
     store, version : str
         The version that it committed.
     samples : dict
-        How many samples each split has; "" are those of none.
+        How many samples of the version each split has; "" are those of none.
     left_out : int
-        Samples that are of none because they touch one of another split.
+        Samples that are of none because they touch one of another split, or are within the buffer of it.
     touching : int
         Samples of a split whose footprint's box touches that of a sample of another one: what a model has seen of one
         split, it may meet in another. None where there are more than 100 splits.
+    near : int
+        The same within the buffer; None without one.
+    near_duplicates : int
+        Samples of a split whose image looks like that of a sample of another one; None where it was not looked for.
+    groups, largest : int
+        How many groups of samples were kept together, single samples among them, and the samples of the largest; 0 for
+        splits that were given.
+    block : float
+        The side of the blocks in degrees; None for a split that is not by place.
+    checked, not_checked : tuple of str
+        What was looked at to find samples of different splits that show the same, and what was not.
     """
 
     store: str
@@ -60,39 +67,90 @@ class SplitReport:
     samples: dict[str, int]
     left_out: int
     touching: int | None
+    near: int | None
+    near_duplicates: int | None
+    groups: int
+    largest: int
+    block: float | None
+    checked: tuple[str, ...]
+    not_checked: tuple[str, ...]
 
 
 def split(
     snapshot: Snapshot,
     shares: Mapping[str, float],
     seed: int = 0,
+    options: SplitOptions = _DEFAULT,
     *,
-    by: str = "id",
-    block: float | None = None,
-    given: Mapping[str, str] | None = None,
+    positions: Array | None = None,
+    given: Mapping[str, str | None] | None = None,
+    workers: int | None = None,
+    client: Any = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> SplitReport:
-    """Commit a version whose samples are of splits; see ``Collection.split``.
+    """Commit a version in which samples, those at some positions or all, are of splits; see ``Collection.split``.
 
     Raises
     ------
     UsageError
         When the shares are no percentages, or do not add up to 100.
     SampleNotFoundError
-        When splits are given for ids of no sample.
+        When splits are given for ids of none of the samples.
     ConflictError
         When another writer has committed since the snapshot was opened.
     """
-    if by not in {"id", "place"}:
-        raise UsageError(f"a split is by id or by place, not by {by!r}")
-    if given is not None and by != "id":
-        raise UsageError("splits that are given are not made by place", hint="leave one of the two out")
-    ids, boxes = _read_samples(snapshot)
-    chosen = np.array([*map(_by_id(shares, seed) if given is None else _as_given(snapshot, given), ids)], dtype=object)
-    before = int(np.count_nonzero(chosen != None))  # noqa: E711 - an array of objects
-    if given is None and by == "place":
-        chosen = _by_place(boxes, chosen, shares, seed, block)
-    kept = int(np.count_nonzero(chosen != None))  # noqa: E711
+    told = Shares.of(shares, seed)
+    if given is not None and (options.by != "id" or options.stratify):
+        raise UsageError("splits that are given are not made by place or class", hint="leave one of the two out")
+    ids, boxes, before = _read_samples(snapshot)
+    own = np.ones(len(ids), dtype=bool)
+    if positions is not None:
+        own[:] = False
+        own[positions] = True
+    # Samples that keep a split count where they lie beside the others; those of none do not.
+    at = np.flatnonzero(own | (before != None))  # noqa: E711 - an array of objects
+    likeness = None
+    if options.bits is not None:
+        likeness = read_likeness(snapshot, at, workers=workers, client=client, progress=progress)
+    chosen = before.copy()
+    chosen[own] = None
+    facts = Facts([ids[n] for n in at.tolist()], boxes[at], chosen[at], own[at])
+    if given is None:
+        found = allot(facts, told, options, likeness, lambda: _read_classes(snapshot, at))
+    else:
+        names = _parse_given(snapshot, np.flatnonzero(own), given)
+        found = Allotment(np.array([names.get(i) for i in facts.ids], dtype=object))
+    chosen[at] = np.where(facts.own, found.splits, facts.kept)
+    version = _commit(snapshot, chosen)
+    leaks = find_leaks(boxes[at], chosen[at], options.buffer, likeness, options.bits)
     counts = Counter(name or "" for name in chosen.tolist())
+    return SplitReport(
+        snapshot.objects.url,
+        version,
+        dict(sorted(counts.items())),
+        found.left_out,
+        leaks.touching,
+        leaks.near,
+        leaks.alike,
+        found.groups,
+        found.largest,
+        found.block,
+        leaks.checked,
+        leaks.not_checked,
+    )
+
+
+def _read_samples(snapshot: Snapshot) -> tuple[list[str], Array, Array]:
+    """Return ids, boxes (n, 4) and splits of all samples in their order."""
+    lookup, everything = snapshot.lookup, np.arange(snapshot.version.samples)
+    blocks = [block for block, _ in lookup.blocks(everything)]
+    boxes = np.concatenate([np.empty((4, 0)), *map(lookup.boxes, blocks)], axis=1)
+    splits = [name or None for block in blocks for name in lookup.splits(block).to_pylist()]
+    return lookup.names(everything), unroll(boxes.T), np.array(splits, dtype=object)
+
+
+def _commit(snapshot: Snapshot, chosen: Array) -> str:
+    """Write the samples anew with their splits, commit them as a version, and return its name."""
     version, start = snapshot.version, 0
     with Write(snapshot.objects, onto=snapshot.root) as write, TableWriter("samples") as writer:
         for table in snapshot.table("samples").iter_batches():
@@ -111,83 +169,7 @@ def split(
             index={**version.index, "samples": writer.finish(write)},
         )
         write.commit(changed)
-    touch = _count_meeting(boxes, chosen)
-    return SplitReport(snapshot.objects.url, changed.version, dict(sorted(counts.items())), before - kept, touch)
-
-
-def _read_samples(snapshot: Snapshot) -> tuple[list[str], Any]:
-    """Return ids and boxes (n, 4) of all samples in their order."""
-    lookup, everything = snapshot.lookup, np.arange(snapshot.version.samples)
-    boxes = [lookup.boxes(block) for block, _ in lookup.blocks(everything)]
-    return lookup.names(everything), unroll(np.concatenate([np.empty((4, 0)), *boxes], axis=1).T)
-
-
-def _by_place(boxes: Any, by_id: Any, shares: Mapping[str, float], seed: int, block: Any) -> Any:
-    """Return splits by the block of the ground that a sample's centre is in; by id where it is nowhere.
-
-    A sample that touches one of a smaller split is of none.
-    """
-    known = ~np.isnan(boxes[:, 0])
-    sides = boxes[known, 2:] - boxes[known, :2]
-    if block is None:
-        block = _BLOCK_CHIPS * float(np.median(sides.max(axis=1))) if len(sides) else 1.0
-    if not (isinstance(block, int | float) and _BLOCK_LEAST <= block <= _WORLD_DEGREES):
-        raise UsageError(f"a block of {block} degrees makes no sense", hint="give the side of a block in degrees")
-    choose, chosen = _by_id(shares, seed), by_id.copy()
-    centres = (boxes[known, :2] + boxes[known, 2:]) / 2
-    centres[:, 0] = (centres[:, 0] + _WORLD_DEGREES / 2) % _WORLD_DEGREES
-    chosen[known] = [choose(f"{x} {y}") for x, y in np.floor(centres / block).astype("i8").tolist()]
-    smaller = sorted((name for name in shares if shares[name]), key=lambda name: shares[name])
-    for index in range(len(smaller) - 1, 0, -1):
-        own = np.flatnonzero(chosen == smaller[index])
-        rest = np.isin(chosen.astype(str), smaller[:index])
-        chosen[own[touching(boxes[own], boxes[rest])]] = None
-    return chosen
-
-
-def _count_meeting(boxes: Any, chosen: Any) -> int | None:
-    """Count the samples of a split that touch one of another."""
-    texts = np.array([name or "" for name in chosen.tolist()])
-    names = {*texts.tolist()} - {""}
-    if len(names) > _SPLITS_COMPARED:
-        return None
-    each = (touching(boxes[texts == name], boxes[(texts != name) & (texts != "")]) for name in names)
-    return sum(int(meeting.sum()) for meeting in each)
-
-
-def _by_id(shares: Mapping[str, float], seed: int) -> Callable[[str], str]:
-    """Return what tells the split of an id by its hash alone: adding samples moves none of those that are there."""
-    sound = all(type(share) in {int, float} and 0 <= share <= _WHOLE for share in shares.values())
-    if not sound or not math.isclose(sum(shares.values()), _WHOLE):
-        told = ", ".join(f"{name} {share}" for name, share in shares.items())
-        raise UsageError(f"the shares of the splits do not add up to 100: {told}", hint="give percentages")
-    try:
-        seed = operator.index(seed)
-    except TypeError:
-        raise UsageError(f"the seed is {seed!r}", hint="give a whole number") from None
-    names: list[str] = [name for name, share in shares.items() if share]
-    limits = [*accumulate(shares[name] / _WHOLE for name in names)][:-1]
-
-    def choose(sample_id: str) -> str:
-        digest = hashlib.blake2b(f"{seed}/{sample_id}".encode(), digest_size=_HASH_BYTES).digest()
-        place = int.from_bytes(digest, "little") / 2 ** (8 * _HASH_BYTES)
-        return names[bisect_right(limits, place)]
-
-    return choose
-
-
-def _as_given(snapshot: Snapshot, given: Any) -> Callable[[str], str | None]:
-    if not isinstance(given, Mapping):
-        raise UsageError(f"given is {type(given).__name__}, not a mapping of ids to names")
-    wrong = [name for name, value in given.items() if not _is_name(value)]
-    if wrong:
-        raise UsageError(f"the split of {wrong[0]!r} is {given[wrong[0]]!r}, which is no name")
-    select(snapshot, np.arange(snapshot.version.samples), ids=list(given))  # tells which are of no sample
-    return given.get
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and value != "" and value.encode("utf-8", "replace").decode() == value
+    return changed.version
 
 
 def _name(root: Root, version: str) -> str:
@@ -195,3 +177,32 @@ def _name(root: Root, version: str) -> str:
     taken = {v.version for v in root.versions}
     release = version.partition("+")[0]
     return next(name for number in count(1) if (name := f"{release}+{number}") not in taken)
+
+
+def _parse_given(snapshot: Snapshot, positions: Array, given: Any) -> Mapping[str, str | None]:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"given is {type(given).__name__}, not a mapping of ids to names")
+    wrong = [name for name, value in given.items() if value is not None and not _is_name(value)]
+    if wrong:
+        raise UsageError(f"the split of {wrong[0]!r} is {given[wrong[0]]!r}, which is no name")
+    select(snapshot, positions, ids=list(given))  # tells which are of no sample
+    return given
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != "" and value.encode("utf-8", "replace").decode() == value
+
+
+def _read_classes(snapshot: Snapshot, positions: Array) -> tuple[Array, Array]:
+    """Return the pairs of sample and class of samples, by their places among the positions and among the classes."""
+    lookup, owners, codes = snapshot.lookup, [np.empty(0, "i8")], [np.empty(0, "i8")]
+    place = np.full(snapshot.version.samples, -1)
+    place[positions] = np.arange(len(positions))
+    for block, _ in lookup.blocks(np.arange(snapshot.version.samples)):
+        code, owner = lookup.classes(block)
+        if (code < 0).any():
+            raise StoreError("the index has a class that the version does not list", where=snapshot.objects.url)
+        at = place[owner + lookup.start(block)]
+        owners.append(at[at >= 0])
+        codes.append(code[at >= 0].astype("i8"))
+    return np.concatenate(owners), np.concatenate(codes)

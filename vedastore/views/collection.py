@@ -13,6 +13,7 @@ from vedastore.model import DEFAULT_LIMITS
 from vedastore.ops import export as export_op
 from vedastore.ops import split as split_op
 from vedastore.ops import verify as verify_op
+from vedastore.ops.allotment import SplitOptions
 from vedastore.ops.select import find_bounds
 from vedastore.ops.select import select as find_samples
 from vedastore.store.snapshot import Snapshot, open_snapshot
@@ -227,12 +228,21 @@ class Collection(Arrays):
         *,
         by: Literal["id", "place"] = "id",
         block: float | None = None,
-        given: Mapping[str, str] | None = None,
+        buffer: float = 0.0,
+        stratify: bool = False,
+        duplicates: bool | int | None = None,
+        given: Mapping[str, str | None] | None = None,
+        workers: int | None = None,
+        client: Any = None,
+        progress: Callable[[int, int | None], None] | None = None,
     ) -> Collection:
         """Commit a version in which every sample is of a split, and open it.
 
         The hash of its id and the seed decide: the same for the same id wherever it is, so that samples which are
         added later move none of the others. The shares come out as percentages do when many coins are thrown.
+
+        Of a selection, its samples get new splits and all others keep theirs, or none; the same samples of the new
+        version are returned. Where groups are made, those that hold samples which keep one split get that one.
 
         Parameters
         ----------
@@ -245,26 +255,48 @@ class Collection(Arrays):
             touch one of a smaller split: no footprint's box touches that of a sample of another split. Samples without
             a footprint are split by id.
         block : float, optional
-            The side of a block in degrees; 16 times that of a chip without it.
+            The side of a block in degrees. Without it, 16 times that of a chip, or 8, 4 or 2 times, until each split
+            gets three blocks; give it if samples are to be added later.
+        buffer : float
+            With ``"place"``, how many degrees of longitude and latitude lie at least between boxes of footprints of
+            different splits; 0 for boxes that do not touch.
+        stratify : bool
+            Let the shares hold for every class, and for samples without one, as nearly as whole groups allow. Samples
+            that are added later may move others.
+        duplicates : bool or int, optional
+            Keep images that look alike in one split, directly or by others in between: all pixels are read, and
+            brightness in 8 x 9 cells makes a hash of 64 bits, of which so many may differ, 0 to 6; True is 4. Flat
+            images are compared pixel by pixel.
         given : mapping of id to name, optional
-            Splits that exist already, instead; samples that it does not name are of none.
+            Splits that exist already, instead; samples that it does not name, or names None for, are of none.
+        workers : int, optional
+            Threads to read pixels with; one a core without it.
+        client : distributed.Client, optional
+            A cluster to read them on; the active client without it, if there is one.
+        progress : callable, optional
+            Called with images read and in all.
 
         Raises
         ------
         UsageError
-            For a selection, and when the shares do not add up to 100.
+            When the shares do not add up to 100, or options make no sense, alone or together.
         SampleNotFoundError
-            When ``given`` names an id of no sample.
+            When ``given`` names an id of no sample of this collection.
         ConflictError
             When the store has changed since it was opened.
         """
-        if not self._whole:
-            raise UsageError(
-                "only a whole version can be split", hint="split the collection without a slice or select()"
-            )
-        shares = {"train": train, "test": test, "validate": validate}
-        report = split_op.split(self._snapshot, shares, seed, by=by, block=block, given=given)
-        return Collection(open_snapshot(self.store, report.version))
+        report = split_op.split(
+            self._snapshot,
+            {"train": train, "test": test, "validate": validate},
+            seed,
+            SplitOptions(by, block, buffer, stratify, duplicates),
+            positions=None if self._whole else self._positions,
+            given=given,
+            workers=workers,
+            client=client,
+            progress=progress,
+        )
+        return Collection(open_snapshot(self.store, report.version), None if self._whole else self._chosen)
 
     def export(
         self,
