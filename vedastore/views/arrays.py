@@ -68,6 +68,7 @@ class Arrays:
         scale: Any = None,
         fit: Literal["pad", "crop"] | None = None,
         size_px: tuple[int, int] | None = None,
+        clip: bool = False,
     ) -> Batches:
         """Return ``(images, labels)`` for training, ``size`` samples at a time and fewer in the last batch.
 
@@ -111,6 +112,8 @@ class Arrays:
             smaller ones cropped.
         size_px : (height, width), optional
             What ``fit`` makes of them.
+        clip : bool
+            Cut boxes at the edges of their chips, and leave out those outside, as :meth:`boxes` does.
 
         Returns
         -------
@@ -128,7 +131,7 @@ class Arrays:
             given, or an argument makes no sense for them.
         """
         order = Order(size, shuffle, seed, epoch)
-        reading = Reading(split, bucket, labels, channels, dtype, scale, fit, size_px)
+        reading = Reading(split, bucket, labels, channels, dtype, scale, fit, size_px, clip)
         return Batches(BatchReader(self._snapshot, self._positions, reading), order, workers, skip=skip)
 
     def multi_hot(self) -> xr.DataArray:

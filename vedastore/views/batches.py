@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -44,12 +44,13 @@ class Reading:
     scale: Any = None
     fit: str | None = None
     size_px: Any = None
+    clip: bool = False
 
 
 class BatchReader:
     """Reads any samples of a selection, by their places in it; the index is read now, pixels and labels then.
 
-    Any number of threads may share it. ``clip`` cuts boxes at the edges of their chips.
+    Any number of threads may share it.
 
     Raises
     ------
@@ -58,7 +59,7 @@ class BatchReader:
         makes no sense for them.
     """
 
-    def __init__(self, snapshot: Snapshot, positions: Any, reading: Reading, *, clip: bool = False) -> None:
+    def __init__(self, snapshot: Snapshot, positions: Any, reading: Reading) -> None:
         if reading.split is not None and not isinstance(reading.split, str):
             raise UsageError(f"split is {reading.split!r:.80}, which is no text")
         columns = _COLUMNS if reading.fit is None else (*_COLUMNS, "nodata")
@@ -77,7 +78,7 @@ class BatchReader:
         )
         self._form, self._table = form, table.combine_chunks()  # rows are taken without a search for their chunk
         positions = table.column("position").to_numpy()
-        self._read_labels = plan_targets(snapshot, positions, form, reading.labels, clip=clip)
+        self._read_labels = plan_targets(snapshot, positions, form, reading.labels, clip=bool(reading.clip))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -126,7 +127,7 @@ class Batches(Iterator[Batch]):
 
     def __init__(self, reader: BatchReader, order: Order, workers: int | None = None, *, skip: int = 0) -> None:
         threads = count_workers(workers)
-        self._reader, self._order = reader, order
+        self.reader, self.order = reader, order
         self._count = order.count(len(reader))
         self._done = min(whole(skip, "skip", least=0), self._count)
         indices, size = order.arrange(reader.shards), order.size
@@ -134,7 +135,7 @@ class Batches(Iterator[Batch]):
         self._batches = _read_ahead(lambda n: read(indices[n * size : (n + 1) * size]), numbers, threads)
 
     def __repr__(self) -> str:
-        return f"<vedastore.Batches of {self._order.size}: {len(self)} of {self._count} left>"
+        return f"<vedastore.Batches of {self.order.size}: {len(self)} of {self._count} left>"
 
     def __len__(self) -> int:
         return self._count - self._done
@@ -154,7 +155,7 @@ class Batches(Iterator[Batch]):
         It has the version, a digest of the samples, all that ``Collection.batches`` was told besides the number of
         threads, and in ``done`` how many batches of the epoch were taken.
         """
-        return self._reader.state(self._order, self._done)
+        return self.reader.state(self.order, self._done)
 
     @classmethod
     def from_state(cls, collection: Any, state: Any, *, workers: int | None = None) -> Batches:
@@ -174,18 +175,32 @@ class Batches(Iterator[Batch]):
         UsageError
             When the state is of another version or selection, or is none.
         """
-        known = {*asdict(Order(1)), *asdict(Reading()), "version", "samples", "selection", "done"}
-        try:
-            state = json.loads(json.dumps(state))
-        except (TypeError, ValueError, RecursionError):
-            state = None
-        if not isinstance(state, dict) or set(state) != known:
-            raise UsageError("this is no state of batches", hint="give what state() returned")
-        require_same(state, {"version": collection.version})
-        options = {name: state[name] for name in known - {"version", "samples", "selection", "done"}}
-        batches: Batches = collection.batches(**options, skip=state["done"], workers=workers)
-        require_same(state, batches.state())
+        told = parse_state(state)
+        require_same(told, {"version": collection.version})
+        options = {name: told[name] for name in told.keys() - _IDENTITY}
+        batches: Batches = collection.batches(**options, skip=told["done"], workers=workers)
+        require_same(told, batches.state())
         return batches
+
+
+_IDENTITY: Final = {"version", "samples", "selection", "done"}
+
+
+def parse_state(state: Any) -> dict[str, Any]:
+    """Return a state as JSON has it.
+
+    Raises
+    ------
+    UsageError
+        When it has not just the words of one.
+    """
+    try:
+        found = json.loads(json.dumps(state))
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or set(found) != {*asdict(Order(1)), *asdict(Reading()), *_IDENTITY}:
+        raise UsageError("this is no state of batches", hint="give what state() returned")
+    return found
 
 
 def require_same(state: dict[str, Any], own: dict[str, Any]) -> None:

@@ -90,9 +90,7 @@ def _plan_size(specs: Mapping[str, ChipSpec], fit: Any, size_px: Any) -> tuple[i
         raise UsageError(f"fit is {fit!r:.80}", hint=f"give one of {', '.join(FITS)}, and size_px=")
     if not isinstance(size_px, list | tuple) or len(size_px) != 2:  # noqa: PLR2004
         raise UsageError(f"size_px is {size_px!r:.80}", hint="give the (height, width) that images are to have")
-    height, width = (whole(side, "a side of size_px", least=1) for side in size_px)
-    if max(height, width) > _MOST_PX:
-        raise UsageError(f"size_px is above {_MOST_PX}", hint="images may be too large for any memory")
+    height, width = (whole(side, "a side of size_px", least=1, most=_MOST_PX) for side in size_px)
     if len({(spec.dtype, spec.bands) for spec in specs.values()}) > 1:
         hint = f"name one with bucket=: {', '.join(specs)}"
         raise UsageError("the samples are of several types or numbers of bands, which no fit makes one", hint=hint)

@@ -12,6 +12,8 @@ from vedastore.errors import UsageError
 
 WINDOW_SHARDS: Final = 4
 """Shards whose chips ``shuffle="shards"`` mixes: some 256 MiB of raw pixels."""
+EPOCHS: Final = 2**32
+"""The last epoch."""
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -34,8 +36,8 @@ class Order:
     epoch: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("seed", 0), ("epoch", 0)):
-            object.__setattr__(self, name, whole(getattr(self, name), name, least=least))
+        for name, least, most in (("size", 1, None), ("seed", 0, None), ("epoch", 0, EPOCHS)):
+            object.__setattr__(self, name, whole(getattr(self, name), name, least=least, most=most))
         if self.shuffle != "shards":
             if not isinstance(self.shuffle, bool | np.bool):
                 raise UsageError(f"shuffle is {self.shuffle!r:.80}", hint='give True, False or "shards"')
@@ -49,7 +51,7 @@ class Order:
         >>> Order(2, shuffle=True, seed=7).arrange([0] * 5).tolist()
         [2, 0, 4, 1, 3]
         >>> Order(2, shuffle=True, seed=7, epoch=1).arrange([0] * 5).tolist()
-        [1, 2, 4, 0, 3]
+        [3, 4, 0, 1, 2]
         """
         if not self.shuffle:
             return np.arange(len(shards))
@@ -66,18 +68,19 @@ class Order:
         return -(-samples // self.size)
 
 
-def whole(number: Any, name: str, *, least: int) -> int:
+def whole(number: Any, name: str, *, least: int, most: int | None = None) -> int:
     """Return a whole number of any type as an int.
 
     Raises
     ------
     UsageError
-        When it is none, or too small.
+        When it is none, too small or too large.
     """
     try:
         found = operator.index(number)
     except TypeError:
         found = least - 1
-    if found < least:
-        raise UsageError(f"{name} is {number!r:.80}", hint=f"give a whole number from {least} on")
+    if found < least or (most is not None and found > most):
+        hint = f"give a whole number from {least} {'on' if most is None else f'to {most}'}"
+        raise UsageError(f"{name} is {number!r:.80}", hint=hint)
     return found
