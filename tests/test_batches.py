@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import vedastore as vs
 from tests.builders import TASKS, make_release
+from tests.test_reading import counting
 from vedastore.errors import MissingExtraError, UsageError
 from vedastore.views.order import WINDOW_SHARDS, Order
 
@@ -284,6 +285,17 @@ def test_boxes_are_clipped_where_it_is_said(chips):
     chips = chips.select(where="width = 40")
     (_, boxes), *_ = chips.batches(9, labels="boxes", clip=True)
     assert [[b.tolist() for b in own] for own in boxes] == [[b.tolist() for b in own] for own in chips.boxes(clip=True)]
+
+
+@pytest.mark.parametrize("labels", ["masks", "boxes"])
+def test_objects_are_read_once_for_all_batches(shapes, labels):
+    counted, objects = counting(shapes.store)
+    batches = counted.batches(1, shuffle=True, labels=labels, fit="pad", size_px=(48, 40), workers=1)
+    next(batches)
+    before = [read for read in objects.reads if read[0].endswith("features.parquet")]
+    assert before
+    list(batches)
+    assert [read for read in objects.reads if read[0].endswith("features.parquet")] == before
 
 
 # --------------------------------------------------------------------------------------------------------------- torch
