@@ -12,7 +12,7 @@ from tests.builders import TASKS, make_release
 from tests.test_reading import counting
 from vedastore.errors import UsageError
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed", exc_type=ImportError)
 from torch.utils.data import DataLoader, Subset  # noqa: E402 - once it is known to be there
 
 from vedastore.torch import BatchDataset, BatchSampler, ChipDataset, collate  # noqa: E402
@@ -103,6 +103,8 @@ def test_states_are_those_of_batches(hot):
             order.load_state(wrong)
     with pytest.raises(UsageError, match="of another samples"):
         mapped(hot[1:])[1].load_state(state)
+    with pytest.raises(UsageError, match="done is 7"):
+        order.state(done=7)
     with pytest.raises(UsageError, match="epoch is -1"):
         order.set_epoch(-1)
     assert order.state(done=4) == state  # what was refused has changed nothing
@@ -170,6 +172,8 @@ def test_a_dataset_is_a_sequence(hot):
     for index in (SAMPLES, -SAMPLES - 1):
         with pytest.raises(IndexError):
             dataset[index]
+        with pytest.raises(IndexError):
+            dataset.__getitems__([0, index])
 
 
 @pytest.mark.parametrize("collate_fn", [None, collate])

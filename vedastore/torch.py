@@ -124,7 +124,7 @@ class _Ordered:
             As ``Batches.state`` gives it; JSON can hold it.
         """
         order, first = self._now()
-        return self._source.reader.state(order, first + whole(done, "done", least=0))
+        return self._source.reader.state(order, first + whole(done, "done", least=0, most=len(self) - first))
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Let the next loop give the batches that were left when a state was taken.
@@ -178,11 +178,11 @@ class ChipDataset(Dataset):
         return len(self.source.reader)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        sample: tuple[Any, Any] = self.__getitems__([range(len(self))[index]])[0]
-        return sample
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        return _Samples(self.source.read(indices))
+        places = range(len(self))
+        return _Samples(self.source.read([places[index] for index in indices]))
 
 
 class _Samples(list[tuple[Any, Any]]):
