@@ -38,6 +38,7 @@ LAYOUTS = "docs/tiff.md"
 _TABLES = re.compile(r"(?<=<!-- generated -->\n).*(?=<!-- end -->)", re.DOTALL)
 RULES_PAGE = "docs/rules.md"
 LINE = 100
+CLASSES = ("Collection", "Batches", "Sample")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _MACHINE = re.compile(r"/(?:root|work|home)/")
@@ -192,7 +193,7 @@ def reference() -> str:
         "## Python",
         "```python\nimport vedastore as vs\n```",
         *(part for name in ("convert", "open") for part in function_page(f"vs.{name}", getattr(vedastore, name))),
-        *(part for name in ("Collection", "Sample") for part in class_page(f"vs.{name}", getattr(vedastore, name))),
+        *(part for name in CLASSES for part in class_page(f"vs.{name}", getattr(vedastore, name))),
         *limits_page(),
         *report_page("ExportReport", ExportReport),
         *report_page("VerifyReport", VerifyReport),

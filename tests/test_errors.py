@@ -14,6 +14,7 @@ from vedastore.errors import (
     ConflictError,
     ImageError,
     LabelError,
+    MissingExtraError,
     PairError,
     ReleaseError,
     SampleNotFoundError,
@@ -27,6 +28,7 @@ from vedastore.errors import (
 EXIT_CODES = {
     UsageError: 2,
     SampleNotFoundError: 2,
+    MissingExtraError: 2,
     ReleaseError: 3,
     ArchiveError: 3,
     ImageError: 3,
@@ -57,6 +59,8 @@ def test_tree():
     assert issubclass(UsageError, ValueError)
     assert issubclass(SampleNotFoundError, UsageError)
     assert issubclass(SampleNotFoundError, KeyError)
+    assert issubclass(MissingExtraError, UsageError)
+    assert issubclass(MissingExtraError, ImportError)
 
 
 def test_the_docstring_draws_the_tree():

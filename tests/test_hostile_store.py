@@ -57,6 +57,10 @@ def command(*arguments):
     assert code in (0, 1, 2, 5) and len(lines) == (code > 1), (code, lines)
     return code
 
+def go_on(collection):
+    options = {"fit": "pad", "size_px": (64, 64), "scale": "max", "epoch": 1, "shuffle": "shards", "labels": "masks"}
+    return len(list(vs.Batches.from_state(collection, collection.batches(3, **options).state(), workers=1)))
+
 for store in sys.argv[1:]:
     print(json.dumps({"store": store}), flush=True)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -83,6 +87,7 @@ for store in sys.argv[1:]:
         "sample mask": lambda: vs.open(store)[0].mask.shape,
         "stats": lambda: vs.open(store).stats().samples,
         "batches": lambda: len(next(vs.open(store).batches(3, labels="masks"))[0]),
+        "batches from a state": lambda: go_on(vs.open(store)),
         "select ids": lambda: len(vs.open(store).select(ids=["1", "2"])),
         "select classes": lambda: len(vs.open(store).select(classes="car")),
         "select bbox": lambda: len(vs.open(store).select(bbox=(-180, -90, 180, 90))),

@@ -24,9 +24,9 @@ from vedastore.io.objects import LocalObjects
 from vedastore.spec.arrays import DIMENSIONS, ChipSpec
 from vedastore.store.chips import RUN_BYTES, ShardReader, plan_runs
 from vedastore.store.snapshot import Snapshot
-from vedastore.views.batches import Labels
 from vedastore.views.collection import Collection
 from vedastore.views.sample import _build_image, _pattern
+from vedastore.views.targets import Labels
 
 LARGE = ChipSpec("uint8", 3, 1024, 1024)  # 21 a shard
 SMALL = ChipSpec("uint8", 3, 128, 128)  # 21 a run

@@ -2,7 +2,7 @@
 
 >>> import vedastore as vs
 >>> sorted(vs.__all__)
-['Collection', 'Limits', 'Sample', 'convert', 'errors', 'open']
+['Batches', 'Collection', 'Limits', 'Sample', 'convert', 'errors', 'open']
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vedastore import errors
     from vedastore.model import Limits
+    from vedastore.views.batches import Batches
     from vedastore.views.collection import Collection
     from vedastore.views.sample import Sample
     from vedastore.views.stores import convert, open
 
-__all__ = ["Collection", "Limits", "Sample", "convert", "errors", "open"]
+__all__ = ["Batches", "Collection", "Limits", "Sample", "convert", "errors", "open"]
 
 _HOMES = {
+    "Batches": "vedastore.views.batches",
     "Collection": "vedastore.views.collection",
     "Limits": "vedastore.model",
     "Sample": "vedastore.views.sample",

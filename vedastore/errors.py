@@ -4,7 +4,8 @@
 
     VedastoreError                 exit 5   anything below; never raised itself
     ├── UsageError                 exit 2   an argument that makes no sense (also a ValueError)
-    │   └── SampleNotFoundError    exit 2   no such sample in this version (also a KeyError)
+    │   ├── SampleNotFoundError    exit 2   no such sample in this version (also a KeyError)
+    │   └── MissingExtraError      exit 2   a library that vedastore does not ask for (also an ImportError)
     ├── ReleaseError               exit 3   the release was refused
     │   ├── ArchiveError           exit 3   the container: gzip, tar, directory
     │   ├── ImageError             exit 3   an image that cannot be read or given back exactly
@@ -80,6 +81,12 @@ class SampleNotFoundError(UsageError, KeyError):
     """The version has no sample of that id."""
 
     kind = "sample_not_found"
+
+
+class MissingExtraError(UsageError, ImportError):
+    """What was asked for needs a library that is not installed with vedastore, and is not there."""
+
+    kind = "missing_extra"
 
 
 class ReleaseError(VedastoreError):

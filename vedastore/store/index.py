@@ -149,6 +149,13 @@ class TableReader:
         """Return a row group as a pyarrow RecordBatch, of which single values are found without a search."""
         return self.read(columns, [group]).combine_chunks().to_batches()[0]
 
+    def read_kept(self, columns: tuple[str, ...], groups: Sequence[int]) -> Any:
+        """Return what ``read`` does; its row groups stay in memory for whoever asks next, while there is room."""
+        import pyarrow as pa
+
+        found = [self._kept.get(("table", g, columns), partial(self.read, columns, [g])) for g in groups]
+        return pa.concat_tables(found) if found else self.read(columns, [])
+
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """Yield the rows of some columns, one pyarrow Table a row group."""
         for group in range(len(self._group_rows)):

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vedastore.ops.stats import PERCENTILES, Stats
 from vedastore.ops.stats import stats as measure
-from vedastore.views.batches import iter_batches
+from vedastore.views.batches import Batches, BatchReader, Reading
 from vedastore.views.dataset import build_dataset, mask_array
 from vedastore.views.labels import hot_array
 from vedastore.views.objects import Boxes, require_objects
+from vedastore.views.order import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import xarray as xr
 
     from vedastore.store.snapshot import Snapshot
-    from vedastore.views.batches import Batch
 
 
 class Arrays:
@@ -54,7 +54,7 @@ class Arrays:
     def batches(
         self,
         size: int,
-        shuffle: bool = False,
+        shuffle: bool | Literal["shards"] = False,
         seed: int = 0,
         split: str | None = None,
         workers: int | None = None,
@@ -62,56 +62,77 @@ class Arrays:
         bucket: str | None = None,
         labels: Literal["auto", "classes", "masks", "boxes"] = "auto",
         skip: int = 0,
-    ) -> Iterator[Batch]:
-        """Yield ``(images, labels)`` for training, ``size`` samples at a time and fewer in the last batch.
+        epoch: int = 0,
+        channels: Literal["first", "last"] = "first",
+        dtype: Any = None,
+        scale: Any = None,
+        fit: Literal["pad", "crop"] | None = None,
+        size_px: tuple[int, int] | None = None,
+        clip: bool = False,
+    ) -> Batches:
+        """Return ``(images, labels)`` for training, ``size`` samples at a time and fewer in the last batch.
 
         Batches are read ahead by threads; ``workers`` + 2 of them are in memory at most. What is in which batch depends
-        on the collection, ``seed`` and ``size`` alone. In another process, call it there: what was begun before a fork
-        does not go on behind it.
+        on the collection and the arguments alone, not on ``workers``. In another process, call it there: what was begun
+        before a fork does not go on behind it.
 
         Parameters
         ----------
         size : int
             Samples of a batch.
-        shuffle : bool
-            Whether to take all samples in a random order, another one for each ``seed``, instead of the collection's.
+        shuffle : bool or "shards"
+            Whether to take the samples in a random order instead of the collection's. ``"shards"`` keeps reads near one
+            another: shards come in a random order, and the samples of each four of them are mixed.
+        seed, epoch : int
+            Another one gives another order.
         split : str, optional
             Take the samples of this split only.
         workers : int, optional
             Threads; one for each core that this process may use without it.
         bucket : str, optional
-            Take the samples of this shape and type only; a collection of several asks for it.
+            Take the samples of this shape and type only; a collection of several asks for it, or for ``fit``.
         labels : {"auto", "classes", "masks", "boxes"}
             ``"classes"`` gives an array (sample, class), ``"masks"`` one (sample, y, x) as :meth:`masks` draws it,
             ``"boxes"`` a list of what :meth:`boxes` gives for each sample.
         skip : int
             Leave out the first so many batches: training that was stopped goes on where it was, with the same samples.
+        channels : {"first", "last"}
+            Where the axis of bands is; ``"last"`` is a view (sample, y, x, band).
+        dtype : str or NumPy type, optional
+            Of the images. Without ``scale`` it has to hold every value of their own type.
+        scale : "max" or (offset, divisor), optional
+            Give ``(value - offset) / divisor``, each a number or one for each band, such as means and standard
+            deviations; ``"max"`` divides integers by the greatest one of their type. It is computed in ``dtype``, a
+            type of floats: float32 unless it is named. Nodata is a value like others.
+        fit : {"pad", "crop"}, optional
+            Make images of several heights and widths, but the same bands and type, one size. ``"pad"`` adds rows below
+            and columns on the right, of the image's nodata value, or 0 where there is none that its type holds; masks
+            get 0. ``"crop"`` cuts out the centre, with half a pixel rounded up and left; masks follow, and boxes are
+            moved, cut at its edges and left out when outside. Other labels stay. Larger chips are not padded, nor
+            smaller ones cropped.
+        size_px : (height, width), optional
+            What ``fit`` makes of them.
+        clip : bool
+            Cut boxes at the edges of their chips, and leave out those outside, as :meth:`boxes` does.
 
         Returns
         -------
-        iterator of (images, labels)
-            ``images`` is an array (sample, band, y, x) of the bucket's type, yours to change. Chips of 2 to 4 bands of
-            8 bits have the bands last in memory; ``torch.from_numpy`` takes them as they are. Without another choice,
-            ``labels`` is an array (sample, class) of uint8 for classification, 1 where a sample has a class; for the
-            other tasks it is a sequence of what ``Sample.label`` gives, each parsed when it is asked for.
+        Batches
+            An iterator of (images, labels); :meth:`Batches.state` tells how to go on later. ``images`` is an array
+            (sample, band, y, x), yours to change. Chips of 2 to 4 bands of 8 bits have the bands last in memory;
+            ``torch.from_numpy`` takes them as they are. Without another choice, ``labels`` is an array (sample, class)
+            of uint8 for classification, 1 where a sample has a class; for the other tasks it is a sequence of what
+            ``Sample.label`` gives, each parsed when it is asked for.
 
         Raises
         ------
         UsageError
-            When there are no such samples, or they are of several shapes or types and no bucket is named.
+            When there are no such samples, they are of several shapes or types and neither ``bucket`` nor ``fit`` is
+            given, or an argument makes no sense for them.
         """
-        return iter_batches(
-            self._snapshot,
-            self._positions,
-            size,
-            shuffle=shuffle,
-            seed=seed,
-            split=split,
-            workers=workers,
-            bucket=bucket,
-            labels=labels,
-            skip=skip,
-        )
+        order = Order(size, shuffle, seed, epoch)
+        reading = Reading(split, bucket, labels, channels, dtype, scale, fit, size_px, clip)
+        return Batches(BatchReader(self._snapshot, self._positions, reading), order, workers, skip=skip)
 
     def multi_hot(self) -> xr.DataArray:
         """Return a (sample, class) uint8 array on Dask, 1 where a sample has a class."""

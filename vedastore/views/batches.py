@@ -2,154 +2,234 @@
 
 from __future__ import annotations
 
-import operator
+import hashlib
+import json
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vedastore.errors import UsageError
 from vedastore.ops.workers import count_workers
-from vedastore.store.spilled import SpilledColumn
-from vedastore.views.dataset import read_index
-from vedastore.views.labels import multi_hot
-from vedastore.views.objects import Boxes, draw_masks, plan_drawing, require_objects
-from vedastore.views.sample import Sample
+from vedastore.views.dataset import only_bucket, read_samples
+from vedastore.views.images import plan_images, read_images
+from vedastore.views.order import Order, whole
+from vedastore.views.targets import plan_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Future
 
     from vedastore.store.snapshot import Snapshot
 
 Batch = tuple[np.ndarray[Any, Any], Any]
-FORMS: Final = ("auto", "classes", "masks", "boxes")
 _COLUMNS = ("id", "position", "bucket", "row", "split", "classes")
 
 
-def iter_batches(
-    snapshot: Snapshot,
-    positions: Any,
-    size: int,
-    *,
-    shuffle: bool,
-    seed: int,
-    split: str | None,
-    workers: int | None,
-    bucket: str | None,
-    labels: str,
-    skip: int,
-) -> Iterator[Batch]:
-    """Yield the samples at some positions in batches; the index is read now, the pixels when they are asked for.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which samples are read, and in what form; see ``Collection.batches``."""
+
+    split: str | None = None
+    bucket: str | None = None
+    labels: str = "auto"
+    channels: str = "first"
+    dtype: Any = None
+    scale: Any = None
+    fit: str | None = None
+    size_px: Any = None
+    clip: bool = False
+
+
+class BatchReader:
+    """Reads any samples of a selection, by their places in it; the index is read now, pixels and labels then.
+
+    Any number of threads may share it.
 
     Raises
     ------
     UsageError
-        When there are no such samples, they are of several buckets and none is named, or a number is below 1.
-    """
-    size, seed, skip = _whole(size, "size", least=1), _whole(seed, "seed", least=0), _whole(skip, "skip", least=0)
-    if split is not None and not isinstance(split, str):
-        raise UsageError(f"split is {split!r}, which is no text")
-    threads = count_workers(workers)
-    table, name = read_index(snapshot, positions, _COLUMNS, bucket, split)
-    read_labels = _choose_labels(snapshot, table.column("position").to_numpy(), name, labels)
-    if shuffle:
-        table = table.take(np.random.default_rng(seed).permutation(len(table)))
-    table = table.combine_chunks()  # a part of it is a view then
-
-    def read(start: int) -> Batch:
-        part = table.slice(start, size)
-        return snapshot.chips(name).read_rows(part.column("row").to_numpy()), read_labels(part)
-
-    return _read_ahead(read, range(0, len(table), size)[skip:], threads)
-
-
-def _choose_labels(snapshot: Snapshot, positions: Any, bucket: str, form: str) -> Callable[[Any], Any]:
-    """Return what reads the labels of rows of the index, in the form that was asked for."""
-    version = snapshot.version
-    if form not in FORMS:
-        raise UsageError(f"labels is {form!r}", hint=f"give one of {', '.join(FORMS)}")
-    if form in {"masks", "boxes"}:
-        require_objects(snapshot, positions)
-    if form == "masks":
-        size = version.buckets[bucket].spec.shape[1:]
-        drawing = plan_drawing(version.classes, size, 0, instances=False, scale=1.0, order=None)
-        return lambda part: draw_masks(part.column("position").to_numpy(), snapshot, drawing)
-    if form == "boxes":
-        return lambda part: list(Boxes(snapshot, part.column("position").to_numpy(), clip=False))
-    if form == "classes" or version.task == "classification":
-        return lambda part: multi_hot(part.column("classes").to_pylist(), version.classes)
-    spilled = SpilledColumn(snapshot.table("samples"), "label", positions)
-    return lambda part: Labels([Sample(snapshot, row) for row in part.to_pylist()], spilled)
-
-
-def _whole(number: int, name: str, *, least: int) -> int:
-    try:
-        whole = operator.index(number)
-    except TypeError:
-        whole = least - 1
-    if whole < least:
-        raise UsageError(f"{name} is {number!r}", hint=f"give a whole number from {least} on")
-    return whole
-
-
-class Labels(Sequence[Any]):
-    """The labels of a batch as ``Sample.label`` gives them, each read and parsed when it is asked for.
-
-    Parsing takes about as long as reading the pixels, and threads do not share it. The first label that is asked for
-    copies those of all batches to a temporary file: in a random order, each would cost the decoding of a row group.
+        When there are no such samples, they are of several buckets and neither one nor a fit is named, or the form
+        makes no sense for them.
     """
 
-    def __init__(self, samples: list[Sample], spilled: SpilledColumn) -> None:
-        self._samples = samples
-        self._spilled: SpilledColumn | None = spilled
-
-    def __getstate__(self) -> list[Sample]:
-        """Take all labels along: another process has not the file."""
-        self._load(self._samples)
-        return self._samples
-
-    def __setstate__(self, samples: list[Sample]) -> None:
-        self._samples, self._spilled = samples, None
-
-    def __repr__(self) -> str:
-        return f"<vedastore labels of {len(self)} samples>"
+    def __init__(self, snapshot: Snapshot, positions: Any, reading: Reading) -> None:
+        if reading.split is not None and not isinstance(reading.split, str):
+            raise UsageError(f"split is {reading.split!r:.80}, which is no text")
+        columns = _COLUMNS if reading.fit is None else (*_COLUMNS, "nodata")
+        table, names = read_samples(snapshot, positions, columns, reading.bucket, reading.split)
+        if reading.fit is None:
+            only_bucket(names, snapshot.objects.url, "; or take them all with fit= and size_px=")
+        self._snapshot, self._reading, self._names = snapshot, reading, names
+        specs = {name: snapshot.version.buckets[name].spec for name in names}
+        form = plan_images(
+            specs,
+            channels=reading.channels,
+            dtype=reading.dtype,
+            scale=reading.scale,
+            fit=reading.fit,
+            size_px=reading.size_px,
+        )
+        self._form, self._table = form, table.combine_chunks()  # rows are taken without a search for their chunk
+        positions = table.column("position").to_numpy()
+        self._read_labels = plan_targets(snapshot, positions, form, reading.labels, clip=bool(reading.clip))
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._table)
 
-    @overload
-    def __getitem__(self, key: int) -> Any: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[Any]: ...
-    def __getitem__(self, key: int | slice) -> Any:
-        chosen = self._samples[key] if isinstance(key, slice) else [self._samples[key]]
-        self._load(chosen)
-        return [s.label for s in chosen] if isinstance(key, slice) else chosen[0].label
+    def read(self, indices: Any) -> Batch:
+        """Return images and labels of the samples at some places, in their order."""
+        part = self._table.take(np.asarray(indices))
+        return read_images(self._snapshot, self._form, part), self._read_labels(part)
 
-    def _load(self, samples: list[Sample]) -> None:
-        if self._spilled is not None:
-            for sample, data in zip(samples, self._spilled.read([s.position for s in samples]), strict=True):
-                sample.keep_label(data)
+    @cached_property
+    def shards(self) -> Any:
+        """The number of each sample's shard, counted through all buckets."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        per_shard = np.array([self._snapshot.version.buckets[name].spec.samples_per_shard for name in self._names])
+        bucket = pc.index_in(self._table.column("bucket"), pa.array(self._names, "string")).to_numpy().astype("i8")
+        return (bucket << 40) + self._table.column("row").to_numpy() // per_shard[bucket]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells this selection from others: version, number of samples, digest of content, ids and shards."""
+        version = self._snapshot.version
+        told = json.dumps([version.content, self._table.column("id").to_pylist()], sort_keys=True).encode()
+        digest = hashlib.sha256(told + self.shards.tobytes()).hexdigest()
+        return {"version": version.version, "samples": len(self), "selection": digest}
+
+    def state(self, order: Order, done: int) -> dict[str, Any]:
+        """Return all that decides which batches are left, as JSON has it."""
+        state = {**self.identity, **asdict(order), **asdict(self._reading), "done": done}
+        found: dict[str, Any] = json.loads(json.dumps(state, default=_plain))
+        return found
 
 
-def _read_ahead(read: Callable[[int], Batch], starts: range, threads: int) -> Iterator[Batch]:
+def _plain(value: Any) -> Any:
+    """Return what JSON has for a type or numbers of NumPy."""
+    return value.__name__ if isinstance(value, type) else value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+class Batches(Iterator[Batch]):
+    """Batches ``(images, labels)``, which can be left and gone on with; made by ``Collection.batches``.
+
+    ``len(batches)`` counts those that are left. ``close()`` ends the threads that read ahead, and so does the end of
+    the last reference.
+    """
+
+    def __init__(self, reader: BatchReader, order: Order, workers: int | None = None, *, skip: int = 0) -> None:
+        threads = count_workers(workers)
+        self.reader, self.order = reader, order
+        self._count = order.count(len(reader))
+        self._done = min(whole(skip, "skip", least=0), self._count)
+        indices, size = order.arrange(reader.shards), order.size
+        read, numbers = reader.read, range(self._done, self._count)
+        self._batches = _read_ahead(lambda n: read(indices[n * size : (n + 1) * size]), numbers, threads)
+
+    def __repr__(self) -> str:
+        return f"<vedastore.Batches of {self.order.size}: {len(self)} of {self._count} left>"
+
+    def __len__(self) -> int:
+        return self._count - self._done
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._done += 1
+        return batch
+
+    def close(self) -> None:
+        """End the threads; no further batch comes."""
+        self._batches.close()
+
+    def state(self) -> dict[str, Any]:
+        """Return what :meth:`from_state` needs to go on behind the last batch that was taken; JSON can hold it.
+
+        It has the version, a digest of the samples, all that ``Collection.batches`` was told besides the number of
+        threads, and in ``done`` how many batches of the epoch were taken.
+        """
+        return self.reader.state(self.order, self._done)
+
+    @classmethod
+    def from_state(cls, collection: Any, state: Any, *, workers: int | None = None) -> Batches:
+        """Return the batches that were left when a state was taken.
+
+        Parameters
+        ----------
+        collection : Collection
+            The same samples of the same version, wherever the store is now.
+        state : dict
+            Of :meth:`state`.
+        workers : int, optional
+            Threads; one for each core that this process may use without it.
+
+        Raises
+        ------
+        UsageError
+            When the state is of another version or selection, or is none.
+        """
+        told = parse_state(state)
+        require_same(told, {"version": collection.version})
+        options = {name: told[name] for name in told.keys() - _IDENTITY}
+        batches: Batches = collection.batches(**options, skip=told["done"], workers=workers)
+        require_same(told, batches.state())
+        return batches
+
+
+_IDENTITY: Final = {"version", "samples", "selection", "done"}
+
+
+def parse_state(state: Any) -> dict[str, Any]:
+    """Return a state as JSON has it.
+
+    Raises
+    ------
+    UsageError
+        When it has not just the words of one.
+    """
+    try:
+        found = json.loads(json.dumps(state))
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or set(found) != {*asdict(Order(1)), *asdict(Reading()), *_IDENTITY}:
+        raise UsageError("this is no state of batches", hint="give what state() returned")
+    return found
+
+
+def require_same(state: dict[str, Any], own: dict[str, Any]) -> None:
+    """Refuse a state that says anything else.
+
+    Raises
+    ------
+    UsageError
+        With the first word that differs.
+    """
+    for name, value in own.items():
+        if state[name] != value:
+            told = f"the state is of another {name}: {state[name]!r:.80} instead of {value!r:.80}"
+            raise UsageError(told, hint="give the collection, version and selection that it was taken of")
+
+
+def _read_ahead(read: Callable[[int], Batch], numbers: Iterable[int], threads: int) -> Generator[Batch, None, None]:
     """Yield results in their order; while the consumer has one, at most ``threads`` + 1 others are there or under way.
 
     When the consumer stops, what has not begun is cancelled, and the threads end.
     """
-    process, remaining = os.getpid(), iter(starts)
+    process, remaining = os.getpid(), iter(numbers)
     pending: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="vedastore-batches") as executor:
         try:
-            pending.extend(executor.submit(read, start) for start in islice(remaining, threads + 1))
+            pending.extend(executor.submit(read, n) for n in islice(remaining, threads + 1))
             while pending:
                 batch = pending.popleft()
-                pending.extend(executor.submit(read, start) for start in islice(remaining, 1))
+                pending.extend(executor.submit(read, n) for n in islice(remaining, 1))
                 yield batch.result()
                 if os.getpid() != process:  # its threads are not here, and would be waited for without end
                     hint = "call batches() in every process"

@@ -90,10 +90,8 @@ def mask_array(
     return xr.DataArray(masks, {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object))}, name="mask")
 
 
-def read_index(
-    snapshot: Snapshot, positions: Any, columns: Sequence[str], bucket: str | None, split: str | None = None
-) -> tuple[Any, str]:
-    """Read columns of the samples at some positions that are of one bucket, and of one split where it is named.
+def read_index(snapshot: Snapshot, positions: Any, columns: Sequence[str], bucket: str | None) -> tuple[Any, str]:
+    """Read columns of the samples at some positions that are of one bucket.
 
     Returns
     -------
@@ -105,6 +103,33 @@ def read_index(
     UsageError
         When the samples are of several buckets and none is named, or there are none.
     """
+    table, names = read_samples(snapshot, positions, columns, bucket)
+    return table, only_bucket(names, snapshot.objects.url)
+
+
+def only_bucket(names: Sequence[str], where: str, other: str = "") -> str:
+    """Return the one name of a bucket, or refuse several; ``other`` is what else the caller can do."""
+    if len(names) > 1:
+        hint = f"name one with bucket=: {', '.join(names)}{other}"
+        raise UsageError("the samples are of several shapes or types, which no one array holds", where=where, hint=hint)
+    return names[0]
+
+
+def read_samples(
+    snapshot: Snapshot, positions: Any, columns: Sequence[str], bucket: str | None, split: str | None = None
+) -> tuple[Any, list[str]]:
+    """Read columns of the samples at some positions, of one split and one bucket where they are named.
+
+    Returns
+    -------
+    (pyarrow.Table, list of str)
+        The rows in the order of the positions, and the names of their buckets.
+
+    Raises
+    ------
+    UsageError
+        When there are no such samples.
+    """
     import pyarrow.compute as pc
 
     where = snapshot.objects.url
@@ -115,13 +140,11 @@ def read_index(
     if not names:
         told = "" if split is None else f" in the split {split!r}"
         raise UsageError(f"there is no sample to make an array of{told}", where=where)
-    if bucket is None and len(names) > 1:
-        hint = f"name one with bucket=: {', '.join(names)}"
-        raise UsageError("the samples are of several shapes or types, which no one array holds", where=where, hint=hint)
-    if bucket is not None and bucket not in names:
-        raise UsageError(f"there is no bucket {bucket!r}", where=where, hint=f"there are {', '.join(names)}")
-    chosen: str = bucket or names[0]
-    return table.filter(pc.equal(table.column("bucket"), chosen)), chosen
+    if bucket is None:
+        return table, names
+    if bucket not in names:
+        raise UsageError(f"there is no bucket {bucket!r:.200}", where=where, hint=f"there are {', '.join(names)}")
+    return table.filter(pc.equal(table.column("bucket"), bucket)), [bucket]
 
 
 def _shard_runs(table: Any, spec: ChipSpec) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:

@@ -45,7 +45,7 @@ def read_objects(snapshot: Snapshot, positions: Any, columns: Sequence[str]) -> 
     import pyarrow.compute as pc
 
     reader, positions = snapshot.table("features"), np.asarray(positions, dtype="i8")
-    table = reader.read(["position", "class", *columns], reader.groups_with(positions))
+    table = reader.read_kept(("position", "class", *columns), reader.groups_with(positions))
     table = table.filter(pc.is_in(table.column("position"), pa.array(positions, "int64")))
     order = np.argsort(positions, kind="stable")
     owner = order[np.searchsorted(positions, table.column("position").to_numpy(), sorter=order)]
