@@ -1,7 +1,8 @@
-"""Commands on stores: info, query, stats, verify, versions."""
+"""Commands on stores: info, query, stats, split, assign, verify, versions."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -82,13 +83,16 @@ def query(options: argparse.Namespace) -> int:
         where=options.where,
         limit=options.limit,
     )
+    frame = found.samples
+    added = frame[list(found.columns)].astype(object)
+    frame = frame.assign(**added.where(added.notna() & ~added.isin([math.inf, -math.inf]), None))  # JSON has no others
     if options.geojson:
-        frame = found.samples[list(_SHOWN)]
+        frame = frame[[*_SHOWN, *found.columns]]
         frame = frame.assign(**{name: [list(v) for v in frame[name]] for name in ("classes", "flags")})
         print(frame.to_json(drop_id=True))
         return 0
-    rows = found.samples[["id", "classes", "objects", "split"]].itertuples(index=False)
-    samples = [{"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": r.split} for r in rows]
+    rows = frame[["id", "classes", "objects", "split", *found.columns]].to_dict("records")
+    samples = [{**row, "classes": list(row["classes"])} for row in rows]
     lines = (
         f"{s['id']}  {s['split'] or '-'}  {plural(s['objects'], 'object')}  {', '.join(s['classes'])}" for s in samples
     )
@@ -150,6 +154,24 @@ def split(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{count} {name or 'of none'}" for name, count in report.samples.items())
     leak = f"{plural(report.touching or 0, 'sample')} of a split touch one of another"
     tell(options, asdict(report), f"{report.store}: version {report.version}, {counts}", leak)
+    return 0
+
+
+def assign(options: argparse.Namespace) -> int:
+    """Write columns of a CSV file to the samples that they belong to."""
+    import numpy as np
+
+    from vedastore.io.csv import read_csv
+    from vedastore.ops.assign import assign as assign_columns
+    from vedastore.store.snapshot import open_snapshot
+
+    given = {str(name): column for name, column in read_csv(options.file).items()} if options.file else {}
+    snapshot = open_snapshot(options.store)
+    everything = np.arange(snapshot.version.samples)
+    report = assign_columns(snapshot, everything, given | dict.fromkeys(options.remove))
+    counts = [f"{name}: {plural(count, 'value')}" for name, count in report.columns.items()]
+    told = "; ".join(counts + [f"{name}: removed" for name in report.removed])
+    tell(options, asdict(report), f"{report.store}: version {report.version}, {told}")
     return 0
 
 

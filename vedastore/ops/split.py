@@ -8,25 +8,20 @@ import operator
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import accumulate, count
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vedastore.errors import UsageError
-from vedastore.io import geometry
 from vedastore.io.contact import touching, unroll
 from vedastore.ops.select import select
-from vedastore.store.columns import arrow_array
-from vedastore.store.commit import Write
-from vedastore.store.tables import TableWriter, arrow_schema
+from vedastore.store.revision import commit_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vedastore.spec.root import Root
     from vedastore.store.snapshot import Snapshot
 
 _WHOLE: Final = 100.0
@@ -82,6 +77,8 @@ def split(
     ConflictError
         When another writer has committed since the snapshot was opened.
     """
+    import pyarrow as pa
+
     if by not in {"id", "place"}:
         raise UsageError(f"a split is by id or by place, not by {by!r}")
     if given is not None and by != "id":
@@ -93,24 +90,7 @@ def split(
         chosen = _by_place(boxes, chosen, shares, seed, block)
     kept = int(np.count_nonzero(chosen != None))  # noqa: E711
     counts = Counter(name or "" for name in chosen.tolist())
-    version, start = snapshot.version, 0
-    with Write(snapshot.objects, onto=snapshot.root) as write, TableWriter("samples") as writer:
-        for table in snapshot.table("samples").iter_batches():
-            names = chosen[start : start + len(table)].tolist()
-            start += len(table)
-            at = table.schema.get_field_index("split")
-            column = arrow_array(names, table.schema.field(at).type)
-            shapes = {"geometry": geometry.parse_wkb(table.column("geometry").to_pylist())}
-            rows = table.set_column(at, table.schema.field(at), column).cast(arrow_schema("samples"))
-            writer.append_table(rows, shapes)
-        changed = replace(
-            version,
-            version=_name(snapshot.root, version.version),
-            parent=version.version,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            index={**version.index, "samples": writer.finish(write)},
-        )
-        write.commit(changed)
+    changed = commit_columns(snapshot, {"split": pa.array(chosen.tolist(), "string")})
     touch = _count_meeting(boxes, chosen)
     return SplitReport(snapshot.objects.url, changed.version, dict(sorted(counts.items())), before - kept, touch)
 
@@ -188,10 +168,3 @@ def _as_given(snapshot: Snapshot, given: Any) -> Callable[[str], str | None]:
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and value != "" and value.encode("utf-8", "replace").decode() == value
-
-
-def _name(root: Root, version: str) -> str:
-    """Return a name for a change of a version, which has build metadata as semantic versions do: ``1.0.1+1``."""
-    taken = {v.version for v in root.versions}
-    release = version.partition("+")[0]
-    return next(name for number in count(1) if (name := f"{release}+{number}") not in taken)

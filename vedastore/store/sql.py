@@ -8,7 +8,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import UsageError
-from vedastore.spec.tables import SCHEMAS
 from vedastore.store.tables import arrow_schema
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ class Condition:
     Parameters
     ----------
     text : str
+    schema : pyarrow.Schema, optional
+        The columns that there are; those of the format without it.
 
     Attributes
     ----------
@@ -37,7 +38,7 @@ class Condition:
         When it is no such expression, or asks for what the table has not.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, schema: Any = None) -> None:
         import duckdb
 
         self._text, self._error = text, duckdb.Error
@@ -52,8 +53,9 @@ class Condition:
         named = {"position", *chain.from_iterable(references)}
         if "STAR" in kinds or ["samples"] in references:
             raise self._refused("columns have to be named one by one")
-        self.columns = tuple(name for name in SCHEMAS["samples"] if name in named)
-        self.find(arrow_schema("samples").empty_table())  # what cannot be asked is told before any row is read
+        schema = arrow_schema("samples") if schema is None else schema
+        self.columns = tuple(name for name in schema.names if name.lower() in named)
+        self.find(schema.empty_table())  # what cannot be asked is told before any row is read
 
     def find(self, rows: Any) -> Any:
         """Return the positions of the rows of a pyarrow Table for which it is true, in any order."""

@@ -1,0 +1,192 @@
+"""Columns: results that are written back to the samples they belong to; a new version of the store that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vedastore.errors import UsageError
+from vedastore.ops.select import select
+from vedastore.spec.columns import COLUMNS_LIMIT, NAMES, TEXT_BYTES, is_column
+from vedastore.store.revision import commit_columns
+from vedastore.store.sql import Condition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vedastore.store.lookup import Positions
+    from vedastore.store.snapshot import Snapshot
+
+_HINT = "give values by id: a dictionary, a Series with ids as its index, or a DataArray with the coordinate 'id'"
+_KINDS = "truths, whole numbers of 64 bits, numbers, or texts"
+
+
+@dataclass(frozen=True, slots=True)
+class AssignReport:
+    """What an assignment did.
+
+    Attributes
+    ----------
+    store, version : str
+        The version that it committed.
+    columns : dict
+        How many samples have a value in each column that was given.
+    removed : tuple of str
+        The columns that were removed.
+    """
+
+    store: str
+    version: str
+    columns: dict[str, int]
+    removed: tuple[str, ...]
+
+
+def assign(snapshot: Snapshot, positions: Positions, given: Mapping[str, Any]) -> AssignReport:
+    """Commit a version in which the samples at some positions have values; see ``Collection.assign``.
+
+    Raises
+    ------
+    UsageError
+        When names or values make no sense.
+    SampleNotFoundError
+        When values are given for ids that are of none of these samples.
+    ConflictError
+        When another writer has committed since the snapshot was opened.
+    """
+    added = snapshot.table("samples").added
+    removed = tuple(name for name, values in given.items() if values is None)
+    _check_names(list(given), removed, added)
+    if removed and len(positions) < snapshot.version.samples:
+        raise UsageError("a column is removed from all samples", hint="remove it from the collection without select()")
+    places = dict(zip(snapshot.lookup.names(positions), positions.tolist(), strict=True))
+    columns = {
+        name: None if values is None else _make_column(snapshot, name, values, positions, places)
+        for name, values in given.items()
+    }
+    changed = commit_columns(snapshot, columns)
+    counts = {name: len(column) - column.null_count for name, column in columns.items() if column is not None}
+    return AssignReport(snapshot.objects.url, changed.version, counts, removed)
+
+
+def _check_names(names: list[str], removed: tuple[str, ...], added: tuple[str, ...]) -> None:
+    import pyarrow as pa
+
+    if not names:
+        raise UsageError("there is no column to assign", hint="name one, as in assign(ndvi=values)")
+    for name in names:
+        if name in removed and name not in added:
+            raise UsageError(f"there is no column {name!r} to remove", hint=f"there are {', '.join(added) or 'none'}")
+        if not is_column(name):
+            raise UsageError(f"{name!r} is no name for a column", hint=NAMES)
+        if name not in added and not _is_sql(name, pa.schema({"position": "int64", name: "int64"})):
+            raise UsageError(f"{name!r} is a word of SQL", hint=NAMES)
+    kept = [name for name in {*added, *names} if name not in removed]
+    if len({name.lower() for name in kept}) < len(kept):
+        raise UsageError("two columns would have one name but for the case of its letters", hint="choose another name")
+    if len(kept) > COLUMNS_LIMIT:
+        raise UsageError(f"there would be {len(kept)} columns", hint=f"a store has {COLUMNS_LIMIT} of them at most")
+
+
+def _is_sql(name: str, schema: Any) -> bool:
+    """Tell whether conditions can name a column without quotes."""
+    try:
+        return name in Condition(f"{name} IS NULL", schema).columns
+    except UsageError:
+        return False
+
+
+def _make_column(snapshot: Snapshot, name: str, given: Any, positions: Positions, places: dict[str, int]) -> Any:
+    """Return a column of all samples as an Arrow array: the values given, and elsewhere those that there were."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table, count = snapshot.table("samples"), snapshot.version.samples
+    ids, raw = _take_apart(name, given, len(positions))
+    try:
+        values = _to_arrow(name, raw)
+        if len(values) != (len(positions) if ids is None else len(ids)):
+            raise UsageError(f"{name}: {len(values)} values for {len(positions)} samples", hint=_HINT)
+        if pa.types.is_null(values.type):
+            if name not in table.added:
+                raise UsageError(f"{name}: all values are missing, and nothing tells their type")
+            values = values.cast(table.schema.field(name).type)
+        at = positions if ids is None else _find(snapshot, name, ids, positions, places)
+        source = np.full(count, -1)
+        source[at] = np.arange(len(values))
+        column = values.take(pa.array(source, mask=source < 0))
+        if len(positions) < count and name in table.added:
+            ours = np.zeros(count, dtype=bool)
+            ours[positions] = True
+            column = pc.if_else(pa.array(ours), column, table.read([name]).column(0))
+    except NotImplementedError:  # Arrow's word for a choice between two types
+        told = f"{name} is {table.schema.field(name).type} for the other samples"
+        raise UsageError(told, hint="remove the column first, or take another name") from None
+    except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{name}: {error}", hint=f"the values of a column are {_KINDS}") from None
+    return column
+
+
+def _take_apart(name: str, given: Any, count: int) -> tuple[list[Any] | None, Any]:
+    """Return ids and values of what is given for a column; None for ids where it is in the order of the samples."""
+    import pandas as pd
+    import pyarrow as pa
+    import xarray as xr
+
+    if isinstance(given, Mapping):
+        return list(given), list(given.values())
+    if isinstance(given, pd.Series):
+        return given.index.tolist(), given
+    if isinstance(given, xr.DataArray):
+        if given.ndim != 1 or "id" not in given.coords:
+            hint = "reduce it to one value a sample, and keep the coordinate 'id'"
+            raise UsageError(f"{name} is a DataArray ({', '.join(map(str, given.dims))}) without ids", hint=hint)
+        return given.coords["id"].to_numpy().tolist(), given.to_numpy()
+    if isinstance(given, bool | int | float | str | np.generic):
+        return None, [given] * count
+    if isinstance(given, list | tuple | np.ndarray | pa.Array | pa.ChunkedArray):
+        return None, given
+    if hasattr(given, "__array__"):
+        return None, np.asarray(given)
+    raise UsageError(f"{name} is {type(given).__name__}, which has no order", hint=_HINT)
+
+
+def _to_arrow(name: str, values: Any) -> Any:
+    """Return values as an Arrow array of a type that columns have, or of type null. NaN is a number."""
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lax = isinstance(values, pd.Series) and values.dtype.kind == "O"  # NaN stands for None there, as for no text
+    found = pa.array(values, from_pandas=lax)
+    if isinstance(found, pa.ChunkedArray):
+        found = found.combine_chunks()
+    if pa.types.is_dictionary(found.type):
+        found = found.dictionary_decode()
+    kinds = {
+        "bool": pa.types.is_boolean,
+        "int64": pa.types.is_integer,
+        "double": pa.types.is_floating,
+        "string": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+        "null": pa.types.is_null,
+    }
+    kind = next((kind for kind, holds in kinds.items() if holds(found.type)), None)
+    if kind is None:
+        raise UsageError(f"{name} is of type {found.type}", hint=f"the values of a column are {_KINDS}")
+    found = found.cast(kind)
+    if kind == "string" and (pc.max(pc.binary_length(found)).as_py() or 0) > TEXT_BYTES:
+        raise UsageError(f"{name} has a text of more than {TEXT_BYTES} bytes", hint="keep long texts elsewhere, by id")
+    return found
+
+
+def _find(snapshot: Snapshot, name: str, ids: Iterable[Any], positions: Positions, places: dict[str, int]) -> list[int]:
+    """Return the positions of samples by id."""
+    wanted = list(ids)
+    select(snapshot, positions, ids=wanted)  # tells which are of no sample
+    if len(set(wanted)) < len(wanted):
+        raise UsageError(f"{name} has two values for one id", hint=_HINT)
+    return [places[sample_id] for sample_id in wanted]
