@@ -12,10 +12,10 @@ from vedastore.errors import UsageError
 from vedastore.ops.select import select
 from vedastore.spec.columns import COLUMNS_LIMIT, NAMES, TEXT_BYTES, is_column
 from vedastore.store.revision import commit_columns
-from vedastore.store.sql import Condition
+from vedastore.store.sql import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
     from vedastore.store.lookup import Positions
     from vedastore.store.snapshot import Snapshot
@@ -72,30 +72,22 @@ def assign(snapshot: Snapshot, positions: Positions, given: Mapping[str, Any]) -
 
 
 def _check_names(names: list[str], removed: tuple[str, ...], added: tuple[str, ...]) -> None:
-    import pyarrow as pa
-
     if not names:
         raise UsageError("there is no column to assign", hint="name one, as in assign(ndvi=values)")
     for name in names:
-        if name in removed and name not in added:
-            raise UsageError(f"there is no column {name!r} to remove", hint=f"there are {', '.join(added) or 'none'}")
-        if not is_column(name):
+        if name in removed:
+            if name not in added:
+                hint = f"there are {', '.join(added) or 'none'}"
+                raise UsageError(f"there is no column {name!r} to remove", hint=hint)
+        elif not is_column(name):
             raise UsageError(f"{name!r} is no name for a column", hint=NAMES)
-        if name not in added and not _is_sql(name, pa.schema({"position": "int64", name: "int64"})):
+        elif name.lower() in words():
             raise UsageError(f"{name!r} is a word of SQL", hint=NAMES)
     kept = [name for name in {*added, *names} if name not in removed]
     if len({name.lower() for name in kept}) < len(kept):
         raise UsageError("two columns would have one name but for the case of its letters", hint="choose another name")
     if len(kept) > COLUMNS_LIMIT:
         raise UsageError(f"there would be {len(kept)} columns", hint=f"a store has {COLUMNS_LIMIT} of them at most")
-
-
-def _is_sql(name: str, schema: Any) -> bool:
-    """Tell whether conditions can name a column without quotes."""
-    try:
-        return name in Condition(f"{name} IS NULL", schema).columns
-    except UsageError:
-        return False
 
 
 def _make_column(snapshot: Snapshot, name: str, given: Any, positions: Positions, places: dict[str, int]) -> Any:
@@ -105,30 +97,26 @@ def _make_column(snapshot: Snapshot, name: str, given: Any, positions: Positions
 
     table, count = snapshot.table("samples"), snapshot.version.samples
     ids, raw = _take_apart(name, given, len(positions))
-    try:
-        values = _to_arrow(name, raw)
-        if len(values) != (len(positions) if ids is None else len(ids)):
-            raise UsageError(f"{name}: {len(values)} values for {len(positions)} samples", hint=_HINT)
-        if pa.types.is_null(values.type):
-            if name not in table.added:
-                raise UsageError(f"{name}: all values are missing, and nothing tells their type")
-            values = values.cast(table.schema.field(name).type)
-        at = positions if ids is None else _find(snapshot, name, ids, positions, places)
-        source = np.full(count, -1)
-        source[at] = np.arange(len(values))
-        column = values.take(pa.array(source, mask=source < 0))
-        if len(positions) < count and name in table.added:
-            ours = np.zeros(count, dtype=bool)
-            ours[positions] = True
-            column = pc.if_else(pa.array(ours), column, table.read([name]).column(0))
-    except NotImplementedError:  # Arrow's word for a choice between two types
-        told = f"{name} is {table.schema.field(name).type} for the other samples"
-        raise UsageError(told, hint="remove the column first, or take another name") from None
-    except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{name}: {error}", hint=f"the values of a column are {_KINDS}") from None
-    return column
+    values = _to_arrow(name, raw)
+    if len(values) != (len(positions) if ids is None else len(ids)):
+        raise UsageError(f"{name}: {len(values)} values for {len(positions)} samples", hint=_HINT)
+    kind = table.schema.field(name).type if name in table.added else None
+    if pa.types.is_null(values.type):
+        if kind is None:
+            raise UsageError(f"{name}: all values are missing, and nothing tells their type")
+        values = values.cast(kind)
+    at = positions if ids is None else _find(snapshot, name, ids, positions, places)
+    source = np.full(count, -1)
+    source[at] = np.arange(len(values))
+    column = values.take(pa.array(source, mask=source < 0))
+    if kind is None or len(positions) == count:
+        return column
+    if {kind, values.type} not in ({kind}, {pa.int64(), pa.float64()}):
+        hint = "remove the column first, or take another name"
+        raise UsageError(f"{name} is {kind} for the other samples, and {values.type} for these", hint=hint)
+    ours = np.zeros(count, dtype=bool)
+    ours[positions] = True
+    return pc.if_else(pa.array(ours), column, table.read([name]).column(0))
 
 
 def _take_apart(name: str, given: Any, count: int) -> tuple[list[Any] | None, Any]:
@@ -162,31 +150,41 @@ def _to_arrow(name: str, values: Any) -> Any:
     import pyarrow.compute as pc
 
     lax = isinstance(values, pd.Series) and values.dtype.kind == "O"  # NaN stands for None there, as for no text
-    found = pa.array(values, from_pandas=lax)
-    if isinstance(found, pa.ChunkedArray):
-        found = found.combine_chunks()
-    if pa.types.is_dictionary(found.type):
-        found = found.dictionary_decode()
-    kinds = {
+    hint = f"the values of a column are {_KINDS}"
+    try:
+        found = pa.array(values, from_pandas=lax)
+        if isinstance(found, pa.ChunkedArray):
+            found = found.combine_chunks()
+        if pa.types.is_dictionary(found.type):
+            found = found.dictionary_decode()
+        kind = next((kind for kind, holds in _kinds().items() if holds(found.type)), None)
+        if kind is not None:
+            found = found.cast(kind)
+    except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        raise UsageError(f"{name}: {error}", hint=hint) from None
+    if kind is None:
+        raise UsageError(f"{name} is of type {found.type}", hint=hint)
+    if kind == "string" and (pc.max(pc.binary_length(found)).as_py() or 0) > TEXT_BYTES:
+        raise UsageError(f"{name} has a text of more than {TEXT_BYTES} bytes", hint="keep long texts elsewhere, by id")
+    return found
+
+
+def _kinds() -> dict[str, Callable[[Any], bool]]:
+    """Return what tells for each type of columns which types of Arrow become it."""
+    import pyarrow as pa
+
+    return {
         "bool": pa.types.is_boolean,
         "int64": pa.types.is_integer,
         "double": pa.types.is_floating,
         "string": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
         "null": pa.types.is_null,
     }
-    kind = next((kind for kind, holds in kinds.items() if holds(found.type)), None)
-    if kind is None:
-        raise UsageError(f"{name} is of type {found.type}", hint=f"the values of a column are {_KINDS}")
-    found = found.cast(kind)
-    if kind == "string" and (pc.max(pc.binary_length(found)).as_py() or 0) > TEXT_BYTES:
-        raise UsageError(f"{name} has a text of more than {TEXT_BYTES} bytes", hint="keep long texts elsewhere, by id")
-    return found
 
 
-def _find(snapshot: Snapshot, name: str, ids: Iterable[Any], positions: Positions, places: dict[str, int]) -> list[int]:
+def _find(snapshot: Snapshot, name: str, ids: list[Any], positions: Positions, places: dict[str, int]) -> list[int]:
     """Return the positions of samples by id."""
-    wanted = list(ids)
-    select(snapshot, positions, ids=wanted)  # tells which are of no sample
-    if len(set(wanted)) < len(wanted):
+    select(snapshot, positions, ids=ids)  # tells which are of no sample
+    if len(set(ids)) < len(ids):
         raise UsageError(f"{name} has two values for one id", hint=_HINT)
-    return [places[sample_id] for sample_id in wanted]
+    return [places[sample_id] for sample_id in ids]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,6 +84,16 @@ class Condition:
 
     def _refused(self, reason: str) -> UsageError:
         return UsageError(f"the condition {self._text[:200]!r}: {reason.partition(chr(10))[0]}", hint=_HINT)
+
+
+@cache
+def words() -> frozenset[str]:
+    """Return the words that name no column, unless they are in quotes."""
+    import duckdb
+
+    query = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category IN ('reserved', 'type_function')"
+    with duckdb.connect(":memory:", config=_configuration()) as connection:
+        return frozenset(word for (word,) in connection.execute(query).fetchall())
 
 
 def _configuration() -> dict[str, Any]:
