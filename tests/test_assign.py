@@ -85,7 +85,7 @@ COLUMNS = st.dictionaries(
 ).filter(lambda columns: len({name.lower() for name in columns}) == len(columns))
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(COLUMNS)
 def test_any_columns_come_out_as_they_went_in(made, columns):
     with tempfile.TemporaryDirectory() as folder:
@@ -211,12 +211,11 @@ def test_a_store_that_has_changed_is_a_conflict(collection):
     assert everything_below(Path(collection.store)) == before
 
 
-@pytest.mark.parametrize("operation", ["write", "swap"])
-def test_killed_before_the_commit(made, collection, operation):
-    script = f"""
+def test_killed_before_the_commit(made, collection):
+    script = """
 import os, signal, sys, vedastore as vs
 from vedastore.io.objects import LocalObjects
-LocalObjects.{operation} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+LocalObjects.swap = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 vs.open(sys.argv[1]).assign(a=1)
 """
     done = subprocess.run([sys.executable, "-c", script, collection.store], check=False, capture_output=True)
@@ -271,9 +270,10 @@ def test_columns_on_the_command_line(collection, tmp_path):
         "int64",
     ]
     code, out = run_cli(["query", collection.store, "--where", "cloud > 0", "--json"])
-    assert [(s["id"], s["cloud"], s["who"], s["clear"], s["seen"]) for s in json.loads(out)["samples"]] == [
-        ("3", 0.5, "me", True, 1),
-        ("5", None, None, False, None),
+    rows = json.loads(out, parse_constant=pytest.fail)["samples"]  # JSON has no NaN
+    assert [(s["id"], s["split"], s["cloud"], s["who"], s["clear"], s["seen"]) for s in rows] == [
+        ("3", None, 0.5, "me", True, 1),
+        ("5", None, None, None, False, None),
     ]
     code, out = run_cli(["query", collection.store, "--geojson"])
     found = {f["properties"]["id"]: f["properties"] for f in json.loads(out, parse_constant=pytest.fail)["features"]}

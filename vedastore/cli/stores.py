@@ -84,8 +84,8 @@ def query(options: argparse.Namespace) -> int:
         limit=options.limit,
     )
     frame = found.samples
-    added = frame[list(found.columns)].astype(object)
-    frame = frame.assign(**added.where(added.notna() & ~added.isin([math.inf, -math.inf]), None))  # JSON has no others
+    values = frame[["split", *found.columns]].astype(object)  # JSON has neither NaN nor infinity
+    frame = frame.assign(**values.where(values.notna() & ~values.isin([math.inf, -math.inf]), None))
     if options.geojson:
         frame = frame[[*_SHOWN, *found.columns]]
         frame = frame.assign(**{name: [list(v) for v in frame[name]] for name in ("classes", "flags")})

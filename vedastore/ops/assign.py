@@ -56,6 +56,10 @@ def assign(snapshot: Snapshot, positions: Positions, given: Mapping[str, Any]) -
     ConflictError
         When another writer has committed since the snapshot was opened.
     """
+    import dask
+
+    lazy = [name for name, values in given.items() if dask.is_dask_collection(values)]
+    given = {**given, **dict(zip(lazy, dask.compute(*map(given.get, lazy)), strict=True))}  # one pass for all of them
     added = snapshot.table("samples").added
     removed = tuple(name for name, values in given.items() if values is None)
     _check_names(list(given), removed, added)
