@@ -134,7 +134,7 @@ def _take_apart(name: str, given: Any, count: int) -> tuple[list[Any] | None, An
     if isinstance(given, pd.Series):
         return given.index.tolist(), given
     if isinstance(given, xr.DataArray):
-        if given.ndim != 1 or "id" not in given.coords:
+        if given.ndim != 1 or "id" not in given.coords or given.coords["id"].dims != given.dims:
             hint = "reduce it to one value a sample, and keep the coordinate 'id'"
             raise UsageError(f"{name} is a DataArray ({', '.join(map(str, given.dims))}) without ids", hint=hint)
         return given.coords["id"].to_numpy().tolist(), given.to_numpy()
@@ -144,7 +144,7 @@ def _take_apart(name: str, given: Any, count: int) -> tuple[list[Any] | None, An
         return None, given
     if hasattr(given, "__array__"):
         return None, np.asarray(given)
-    raise UsageError(f"{name} is {type(given).__name__}, which has no order", hint=_HINT)
+    raise UsageError(f"{name} is {type(given).__name__}, which has neither ids nor an order", hint=_HINT)
 
 
 def _to_arrow(name: str, values: Any) -> Any:

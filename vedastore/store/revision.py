@@ -42,7 +42,7 @@ def commit_columns(snapshot: Snapshot, columns: Mapping[str, Any]) -> Version:
     schema = pa.schema({name: kind for name, kind in fields.items() if kind is not None})
     kept = [name for name in schema.names if name not in columns]
     with Write(snapshot.objects, onto=snapshot.root) as write, TableWriter("samples", schema) as writer:
-        for start, rows in zip(table.starts.tolist(), table.iter_batches(kept), strict=False):
+        for start, rows in zip(table.starts[:-1].tolist(), table.iter_batches(kept), strict=True):
             new = {name: array.slice(start, len(rows)) for name, array in columns.items() if array is not None}
             shapes = {"geometry": geometry.parse_wkb(rows.column("geometry").to_pylist())}
             found = [new[name] if name in new else rows.column(name) for name in schema.names]

@@ -275,8 +275,9 @@ class Collection(Arrays):
     def assign(self, columns: Any = None, /, **named: Any) -> Collection:
         """Commit a version with further columns of ``samples``, and open it: results, written back to their samples.
 
-        They are columns of :attr:`samples` then, names in ``select(where=)``, and coordinates of :meth:`to_xarray`. A
-        release has no place for them: exports stay as they were.
+        They are columns of :attr:`samples` then, names in ``select(where=)``, and coordinates of :meth:`to_xarray`: after
+        ``c.assign(ndvi=index.mean(("y", "x")))``, ``where="ndvi > 0.3"`` can be asked. A release has no place for them:
+        exports stay as they were.
 
         Parameters
         ----------
@@ -300,10 +301,6 @@ class Collection(Arrays):
             When an id is not that of a sample of this collection.
         ConflictError
             When the store has changed since it was opened.
-
-        Examples
-        --------
-        ``c.assign(ndvi=index.mean(("y", "x")))``, ``c.select(ids=["7"]).assign(checked=True)``, ``c.assign(ndvi=None)``
         """
         if columns is not None and not hasattr(columns, "items"):
             hint = "give a mapping of names, a DataFrame, or names as keywords"
