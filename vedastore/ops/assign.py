@@ -58,13 +58,13 @@ def assign(snapshot: Snapshot, positions: Positions, given: Mapping[str, Any]) -
     """
     import dask
 
-    lazy = [name for name, values in given.items() if dask.is_dask_collection(values)]
-    given = {**given, **dict(zip(lazy, dask.compute(*map(given.get, lazy)), strict=True))}  # one pass for all of them
     added = snapshot.table("samples").added
     removed = tuple(name for name, values in given.items() if values is None)
     _check_names(list(given), removed, added)
     if removed and len(positions) < snapshot.version.samples:
         raise UsageError("a column is removed from all samples", hint="remove it from the collection without select()")
+    lazy = [name for name, values in given.items() if dask.is_dask_collection(values)]
+    given = {**given, **dict(zip(lazy, dask.compute(*map(given.get, lazy)), strict=True))}  # one pass for all of them
     places = dict(zip(snapshot.lookup.names(positions), positions.tolist(), strict=True))
     columns = {
         name: None if values is None else _make_column(snapshot, name, values, positions, places)
@@ -115,7 +115,7 @@ def _make_column(snapshot: Snapshot, name: str, given: Any, positions: Positions
     column = values.take(pa.array(source, mask=source < 0))
     if kind is None or len(positions) == count:
         return column
-    if {kind, values.type} not in ({kind}, {pa.int64(), pa.float64()}):
+    if kind != values.type and {kind, values.type} != {pa.int64(), pa.float64()}:
         hint = "remove the column first, or take another name"
         raise UsageError(f"{name} is {kind} for the other samples, and {values.type} for these", hint=hint)
     ours = np.zeros(count, dtype=bool)

@@ -275,9 +275,9 @@ class Collection(Arrays):
     def assign(self, columns: Any = None, /, **named: Any) -> Collection:
         """Commit a version with further columns of ``samples``, and open it: results, written back to their samples.
 
-        They are columns of :attr:`samples` then, names in ``select(where=)``, and coordinates of :meth:`to_xarray`: after
-        ``c.assign(ndvi=index.mean(("y", "x")))``, ``where="ndvi > 0.3"`` can be asked. A release has no place for them:
-        exports stay as they were.
+        They are columns of :attr:`samples` then, names in ``select(where=)``, and coordinates of :meth:`to_xarray`:
+        after ``c.assign(ndvi=index.mean(("y", "x")))``, ``where="ndvi > 0.3"`` can be asked. A release has no place for
+        them: exports stay as they were.
 
         Parameters
         ----------
