@@ -251,6 +251,26 @@ def test_columns_answer_questions(collection):
     assert len(next(found.select(where="ndvi < 2").batches(5))[0]) == 2
 
 
+def test_all_columns_are_computed_in_one_pass(collection):
+    read = []
+
+    def noted(chips):
+        read.append(len(chips))
+        return chips
+
+    image = collection.to_xarray(labels=False).image
+    image = image.copy(data=image.data.map_blocks(noted, meta=image.data._meta)).chunk(sample=3)
+    columns = {"mean": image.mean(("band", "y", "x")), "top": image.max(("band", "y", "x"))}
+    with pytest.raises(UsageError, match="no name"):
+        collection.assign(columns, split=1)
+    assert read == []
+    found = collection.assign(columns)
+    assert read == [COUNT]
+    pixels = collection.to_xarray(labels=False).image.values
+    np.testing.assert_allclose(found.samples["mean"], pixels.mean((1, 2, 3)))
+    assert found.samples.top.tolist() == pixels.max((1, 2, 3)).tolist()
+
+
 def test_columns_on_the_command_line(collection, tmp_path):
     lines = ["cloud,id,who,day,clear,seen", "0.5,3,me,2020-01-01,true,1", "inf,5,,,false,", "", ",0,you,,,"]
     (tmp_path / "s.csv").write_text("\n".join(lines))
