@@ -333,7 +333,8 @@ def signature(name: str, function: Any) -> str:
             words.append("*")
             starred = True
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        words.append(f"{parameter.name}: {parameter.annotation}{default}")
+        stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        words.append(f"{stars}{parameter.name}: {parameter.annotation}{default}")
     end = f") -> {function.__annotations__.get('return', 'None')}"
     line = f"{name}({', '.join(words)}{end}"
     if len(line) <= LINE:
@@ -357,7 +358,7 @@ def docstring(thing: Any) -> str:
             found.append(f"- `{entry}`" + (f" ({kind}):" if kind else ":"))
         else:
             found.append(f"  {line.strip()}" if section and line else line)
-    return re.sub(r":(?:func|class|meth):`([^`]*)`", r"`\1`", "\n".join(found)).replace("``", "`").strip()
+    return re.sub(r":(?:func|class|meth|attr):`([^`]*)`", r"`\1`", "\n".join(found)).replace("``", "`").strip()
 
 
 def summary(thing: Any) -> str:

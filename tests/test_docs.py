@@ -25,8 +25,8 @@ import pytest
 from vedastore.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/tutorial.md", "docs/how-to.md", "docs/format.md"]
-PREPARED = {"docs/how-to.md", "docs/format.md"}  # begin with a release and a store that are there
+PAGES = ["README.md", "docs/tutorial.md", "docs/how-to.md", "docs/analysis.md", "docs/format.md"]
+PREPARED = {"docs/how-to.md", "docs/analysis.md", "docs/format.md"}  # begin with a release and a store that are there
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NEEDS_TORCH = re.compile(r"^(?:>>> )?(?:import|from) (?:vedastore\.)?torch\b", re.MULTILINE)
 BLOCK = re.compile(r"^```(python|pycon|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -107,6 +107,7 @@ for store in sys.argv[1:]:
         # These write to the store, and come last.
         "split": lambda: vs.open(store).split(by="place", stratify=True, duplicates=True).version,
         "cli split": lambda: command("split", store, "--stratify", "--duplicates", "--json"),
+        "assign": lambda: vs.open(store).assign(seen=1.5).samples.seen.sum(),
     }
     done = {name: told(job) for name, job in work.items()}
     left = sorted(path.name for path in back.iterdir() if path.suffix != ".gz")
@@ -412,6 +413,24 @@ def one_label_for_all(found):
     return found.set_column(found.column_names.index("label"), pa.field("label", labels.type), labels)
 
 
+def added(**columns):
+    """Put columns behind those of a table."""
+
+    def change(found):
+        for name, values in columns.items():
+            found = found.append_column(name, values if isinstance(values, pa.ChunkedArray) else pa.array(values))
+        return found
+
+    return change
+
+
+def one_text(count):
+    """A text of 2 MiB for many rows."""
+    return pa.chunked_array(
+        [pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, "i4")), pa.array([BIG[: 2 * MIB]]))]
+    )
+
+
 def times(count):
     return lambda found: pa.concat_tables([found] * count).combine_chunks()
 
@@ -488,6 +507,14 @@ TABLES = {
     "many-rows": (table("members", times(2**12), use_dictionary=True), "any"),
     "columns-reversed": (table("samples", lambda found: found.select(found.column_names[::-1])), "fine"),
     "foreign-column": (table("samples", lambda f: f.append_column("foreign", pa.array([[1, None]] * 5))), "fine"),
+    "added-columns": (table("samples", added(a=[1.5, None] * 2 + [0], b=[b""] * 5, mask=[1] * 5, Id=[1] * 5)), "fine"),
+    "added-twice": (table("samples", added(ndvi=[1] * 5, NDVI=[1] * 5)), "damaged"),
+    "added-10000": (table("samples", added(**{f"c{n}": [0] * 5 for n in range(10_000)})), "damaged"),
+    "added-longer": (table("samples", added(a=["x" * 4097, *"1234"])), "damaged"),
+    "added-no-unicode": (table("samples", lambda f: added(a=no_unicode(f).column("id"))(f)), "damaged"),
+    "added-one-for-all": (table("samples", added(a=one_text(5)), use_dictionary=["a"], store_schema=False), "damaged"),
+    "added-one-for-more": (table("samples", lambda f: added(a=one_text(1000))(times(200)(f)), use_dictionary=["a"],
+                                 store_schema=False), "damaged"),
     "column-missing": (table("samples", lambda found: found.drop_columns(["label"])), "damaged"),
     "column-twice": (table("samples", lambda found: found.append_column("id", found.column("id"))), "damaged"),
     "id-number": (column("id", [1, 2, 3, 4, 5], "int64"), "damaged"),

@@ -162,6 +162,17 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     sub.add_argument("--given", metavar="FILE", help="take the splits from CSV (id,split) or a JSON object instead")
     _add_workers(sub)
 
+    sub = command(
+        "assign", stores.assign, "write results back as columns of samples", "vedastore assign ts_104.zarr scores.csv"
+    )
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument(
+        "file", metavar="FILE.csv", nargs="?", help="a column 'id', and columns to write; an empty field is no value"
+    )
+    sub.add_argument(
+        "--remove", metavar="NAME", action="append", default=[], help="remove a column; may be given several times"
+    )
+
     sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")
 

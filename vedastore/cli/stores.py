@@ -1,7 +1,8 @@
-"""Commands on stores: info, query, stats, verify, versions."""
+"""Commands on stores: info, query, stats, split, assign, verify, versions."""
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -84,18 +85,19 @@ def query(options: argparse.Namespace) -> int:
         where=options.where,
         limit=options.limit,
     )
+    frame = found.samples
+    values = frame[["split", *found.columns]].astype(object)  # JSON has neither NaN nor infinity
+    frame = frame.assign(**values.where(values.notna() & ~values.isin([math.inf, -math.inf]), None))
     if options.geojson:
-        frame = found.samples[list(_SHOWN)]
+        frame = frame[[*_SHOWN, *found.columns]]
         frame = frame.assign(**{name: [list(v) for v in frame[name]] for name in ("classes", "flags")})
         print(frame.to_json(drop_id=True))
         return 0
-    rows = found.samples[["id", "classes", "objects", "split"]].itertuples(index=False)
-    # pandas has NaN for no split where others have one
-    splits = ((r, r.split if isinstance(r.split, str) else None) for r in rows)
     if options.csv:
-        sys.stdout.writelines(dump_splits((r.id, split) for r, split in splits))
+        sys.stdout.writelines(dump_splits(frame[["id", "split"]].itertuples(index=False)))
         return 0
-    samples = [{"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": split} for r, split in splits]
+    rows = frame[["id", "classes", "objects", "split", *found.columns]].to_dict("records")
+    samples = [{**row, "classes": list(row["classes"])} for row in rows]
     lines = (
         f"{s['id']}  {s['split'] or '-'}  {plural(s['objects'], 'object')}  {', '.join(s['classes'])}" for s in samples
     )
@@ -176,6 +178,24 @@ def split(options: argparse.Namespace) -> int:
     if report.largest > 1:
         told.insert(0, f"{report.groups} groups were kept together, the largest of {report.largest} samples")
     tell(options, asdict(report), f"{report.store}: version {report.version}, {', '.join(shares)}", *told)
+    return 0
+
+
+def assign(options: argparse.Namespace) -> int:
+    """Write columns of a CSV file to the samples that they belong to."""
+    import numpy as np
+
+    from vedastore.io.csv import read_csv
+    from vedastore.ops.assign import assign as assign_columns
+    from vedastore.store.snapshot import open_snapshot
+
+    given = {str(name): column for name, column in read_csv(options.file).items()} if options.file else {}
+    snapshot = open_snapshot(options.store)
+    everything = np.arange(snapshot.version.samples)
+    report = assign_columns(snapshot, everything, given | dict.fromkeys(options.remove))
+    counts = [f"{name}: {plural(count, 'value')}" for name, count in report.columns.items()]
+    told = "; ".join(counts + [f"{name}: removed" for name in report.removed])
+    tell(options, asdict(report), f"{report.store}: version {report.version}, {told}")
     return 0
 
 

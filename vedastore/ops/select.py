@@ -86,7 +86,7 @@ def _criteria(
         yield _meets_box(shape.bounds)
         yield _meets_shape(shape)
     if where is not None:
-        yield _fulfils(Condition(_parse_text(where, "where")))
+        yield _fulfils(Condition(_parse_text(where, "where"), snapshot.table("samples").schema))
 
 
 def find_bounds(snapshot: Snapshot, positions: Positions) -> Bbox | None:

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import count
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vedastore.errors import StoreError, UsageError
-from vedastore.io import geometry
 from vedastore.io.contact import unroll
 from vedastore.ops.allotment import Allotment, Facts, SplitOptions, allot
 from vedastore.ops.leaks import find_leaks
 from vedastore.ops.likeness import read_likeness
 from vedastore.ops.select import select
 from vedastore.ops.shares import Shares
-from vedastore.store.columns import arrow_array
-from vedastore.store.commit import Write
-from vedastore.store.tables import TableWriter, arrow_schema
+from vedastore.store.revision import commit_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vedastore.spec.root import Root
     from vedastore.store.snapshot import Snapshot
 
     Array = np.ndarray[Any, Any]
@@ -99,6 +93,8 @@ def split(
     ConflictError
         When another writer has committed since the snapshot was opened.
     """
+    import pyarrow as pa
+
     told = Shares.of(shares, seed)
     if given is not None and (options.by != "id" or options.stratify):
         raise UsageError("splits that are given are not made by place or class", hint="leave one of the two out")
@@ -121,7 +117,7 @@ def split(
         names = _parse_given(snapshot, np.flatnonzero(own), given)
         found = Allotment(np.array([names.get(i) for i in facts.ids], dtype=object))
     chosen[at] = np.where(facts.own, found.splits, facts.kept)
-    version = _commit(snapshot, chosen)
+    version = commit_columns(snapshot, {"split": pa.array(chosen.tolist(), "string")}).version
     leaks = find_leaks(boxes[at], chosen[at], options.buffer, likeness, options.bits)
     counts = Counter(name or "" for name in chosen.tolist())
     return SplitReport(
@@ -147,36 +143,6 @@ def _read_samples(snapshot: Snapshot) -> tuple[list[str], Array, Array]:
     boxes = np.concatenate([np.empty((4, 0)), *map(lookup.boxes, blocks)], axis=1)
     splits = [name or None for block in blocks for name in lookup.splits(block).to_pylist()]
     return lookup.names(everything), unroll(boxes.T), np.array(splits, dtype=object)
-
-
-def _commit(snapshot: Snapshot, chosen: Array) -> str:
-    """Write the samples anew with their splits, commit them as a version, and return its name."""
-    version, start = snapshot.version, 0
-    with Write(snapshot.objects, onto=snapshot.root) as write, TableWriter("samples") as writer:
-        for table in snapshot.table("samples").iter_batches():
-            names = chosen[start : start + len(table)].tolist()
-            start += len(table)
-            at = table.schema.get_field_index("split")
-            column = arrow_array(names, table.schema.field(at).type)
-            shapes = {"geometry": geometry.parse_wkb(table.column("geometry").to_pylist())}
-            rows = table.set_column(at, table.schema.field(at), column).cast(arrow_schema("samples"))
-            writer.append_table(rows, shapes)
-        changed = replace(
-            version,
-            version=_name(snapshot.root, version.version),
-            parent=version.version,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            index={**version.index, "samples": writer.finish(write)},
-        )
-        write.commit(changed)
-    return changed.version
-
-
-def _name(root: Root, version: str) -> str:
-    """Return a name for a change of a version, which has build metadata as semantic versions do: ``1.0.1+1``."""
-    taken = {v.version for v in root.versions}
-    release = version.partition("+")[0]
-    return next(name for number in count(1) if (name := f"{release}+{number}") not in taken)
 
 
 def _parse_given(snapshot: Snapshot, positions: Array, given: Any) -> Mapping[str, str | None]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import StoreError
+from vedastore.spec.columns import COLUMNS_LIMIT, KINDS, TEXT_BYTES, is_column
 from vedastore.spec.rules import RULES
 from vedastore.spec.tables import LENGTHS, NULLABLE, SCHEMAS
 from vedastore.store.kept import Kept
@@ -44,8 +45,9 @@ _SLOW_BYTES: Final = 16 * 2**20
 class TableReader:
     """Reads one table of a version by column and by row group; whatever the file holds, what comes out is sound.
 
-    Column names and types are those of ``spec.tables`` (others may stand beside them), no value is missing where none
-    may be, texts are Unicode, and every row that ``samples`` names is one that its bucket has.
+    Column names and types are those of ``spec.tables``, and behind them those of ``spec.columns`` that users have added
+    to ``samples`` (others may stand beside them). No value is missing where none may be, texts are Unicode, and every
+    row that ``samples`` names is one that its bucket has.
 
     Parameters
     ----------
@@ -85,7 +87,8 @@ class TableReader:
                 thrift_string_size_limit=_THRIFT_TEXT_BYTES,
                 thrift_container_size_limit=_THRIFT_LIST_ITEMS,
             )
-            self._check_schema(self._parquet.schema_arrow)
+            self.schema = self._check_schema(self._parquet.schema_arrow)
+            """The Arrow schema of the columns that are read."""
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from None
         metadata = self._parquet.metadata
@@ -96,11 +99,16 @@ class TableReader:
         self.starts = np.cumsum([0, *self._group_rows])
         """The first row of each row group, and the number of all rows."""
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The columns that users have added."""
+        return tuple(self.schema.names[len(SCHEMAS[self._table]) :])
+
     def read(self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> Any:
         """Return a pyarrow Table of some columns and row groups; all without them."""
         import pyarrow as pa
 
-        names = list(SCHEMAS[self._table] if columns is None else columns)
+        names = list(self.schema.names if columns is None else columns)
         chosen = list(range(len(self._group_rows)) if groups is None else groups)
         try:
             with self._lock:  # a ParquetFile is not made for several threads
@@ -202,12 +210,22 @@ class TableReader:
         if length > max(_FOOTER_BYTES, file.bytes // _FOOTER_SHARE):
             raise self._damaged(f"a footer of {length} bytes")
 
-    def _check_schema(self, found: Any) -> None:
-        for field in arrow_schema(self._table):
+    def _check_schema(self, found: Any) -> Any:
+        """Return what is read of a schema: the columns of the format, and those that users have added."""
+        import pyarrow as pa
+
+        expected = arrow_schema(self._table)
+        for field in expected:
             at = found.get_all_field_indices(field.name)
             if len(at) != 1 or not found.field(at[0]).type.equals(field.type):
                 told = found.field(at[0]).type if at else "absent"
                 raise self._damaged(f"its column {field.name} is {told} instead of {field.type}")
+        if self._table != "samples":
+            return expected
+        added = [pa.field(f.name, f.type) for f in found if is_column(f.name) and str(f.type) in KINDS]
+        if len(added) > COLUMNS_LIMIT or len({f.name.lower() for f in added}) < len(added):
+            raise self._damaged(f"more than {COLUMNS_LIMIT} columns were added to it, or two of one name")
+        return pa.schema([*expected, *added])
 
     def _check_decoded(self, names: Sequence[str], groups: list[int], swollen: int) -> None:
         """Decode a few rows at a time and forget them: one text of a dictionary may stand in every row."""
@@ -244,7 +262,11 @@ class TableReader:
         import pyarrow.compute as pc
 
         for name in found.column_names:
-            column, kind = found.column(name), SCHEMAS[self._table][name]
+            column, kind = found.column(name), SCHEMAS[self._table].get(name)
+            if kind is None:
+                if column.type == "string" and (pc.max(pc.binary_length(column)).as_py() or 0) > TEXT_BYTES:
+                    raise self._damaged(f"its column {name} has texts of more than {TEXT_BYTES} bytes")
+                continue
             if column.null_count and name not in NULLABLE[self._table]:
                 raise self._damaged(f"its column {name} lacks values")
             if isinstance(kind, list):

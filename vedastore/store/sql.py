@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import UsageError
-from vedastore.spec.tables import SCHEMAS
 from vedastore.store.tables import arrow_schema
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class Condition:
     Parameters
     ----------
     text : str
+    schema : pyarrow.Schema, optional
+        The columns that there are; those of the format without it.
 
     Attributes
     ----------
@@ -37,7 +39,7 @@ class Condition:
         When it is no such expression, or asks for what the table has not.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, schema: Any = None) -> None:
         import duckdb
 
         self._text, self._error = text, duckdb.Error
@@ -52,8 +54,9 @@ class Condition:
         named = {"position", *chain.from_iterable(references)}
         if "STAR" in kinds or ["samples"] in references:
             raise self._refused("columns have to be named one by one")
-        self.columns = tuple(name for name in SCHEMAS["samples"] if name in named)
-        self.find(arrow_schema("samples").empty_table())  # what cannot be asked is told before any row is read
+        schema = arrow_schema("samples") if schema is None else schema
+        self.columns = tuple(name for name in schema.names if name.lower() in named)
+        self.find(schema.empty_table())  # what cannot be asked is told before any row is read
 
     def find(self, rows: Any) -> Any:
         """Return the positions of the rows of a pyarrow Table for which it is true, in any order."""
@@ -81,6 +84,16 @@ class Condition:
 
     def _refused(self, reason: str) -> UsageError:
         return UsageError(f"the condition {self._text[:200]!r}: {reason.partition(chr(10))[0]}", hint=_HINT)
+
+
+@cache
+def words() -> frozenset[str]:
+    """Return the words that name no column, unless they are in quotes."""
+    import duckdb
+
+    query = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category IN ('reserved', 'type_function')"
+    with duckdb.connect(":memory:", config=_configuration()) as connection:
+        return frozenset(word for (word,) in connection.execute(query).fetchall())
 
 
 def _configuration() -> dict[str, Any]:

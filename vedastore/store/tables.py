@@ -74,21 +74,23 @@ def _leaves(schema: dict[str, Any], above: str = "") -> Iterator[str]:
 class TableWriter:
     """Writes one table in row groups of bounded size; it becomes an object of the store when it is finished.
 
-    A thread encodes one row group while the rows of the next are made.
+    A thread encodes one row group while the rows of the next are made. ``schema`` is the table's own, or one with more
+    columns behind those of the format; of texts in them there are no statistics, which would swell the footer.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, schema: Any = None) -> None:
         import pyarrow.parquet as pq
 
         self.table, self.rows = table, 0
-        self._schema = arrow_schema(table)
+        self._schema = arrow_schema(table) if schema is None else schema
+        more = [f.name for f in self._schema if f.name not in SCHEMAS[table] and str(f.type) != "string"]
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._parquet = pq.ParquetWriter(
             self._file,
             self._schema,
             compression="zstd",
             use_dictionary=_DICTIONARY[table],
-            write_statistics=list(_leaves(SCHEMAS[table])),
+            write_statistics=[*_leaves(SCHEMAS[table]), *more],
             write_page_checksum=True,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vedastore-table")

@@ -33,8 +33,9 @@ class Arrays:
     def to_xarray(self, labels: bool = True, bucket: str | None = None) -> xr.Dataset:
         """Return a Dataset with ``image`` (sample, band, y, x) on Dask, one chunk a shard.
 
-        Coordinates are ``id``, ``split`` and ``transform`` (sample, affine), the six numbers a to f of each image. With
-        ``labels``, there is what the task's labels say:
+        Coordinates are ``id``, ``split`` and ``transform`` (sample, affine), the six numbers a to f of each image, and
+        the columns that :meth:`Collection.assign` added; where these have no value, a text is empty and a number NaN.
+        With ``labels``, there is what the task's labels say:
 
         ============================  ====================================================================
         classification                ``label`` (sample, class), 1 where a sample has a class

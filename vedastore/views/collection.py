@@ -10,6 +10,7 @@ import numpy as np
 
 from vedastore.errors import SampleNotFoundError, UsageError, escape
 from vedastore.model import DEFAULT_LIMITS
+from vedastore.ops import assign as assign_op
 from vedastore.ops import export as export_op
 from vedastore.ops import split as split_op
 from vedastore.ops import verify as verify_op
@@ -160,6 +161,11 @@ class Collection(Arrays):
         """One row a labelled object (EPSG:4326); ``geometry_px`` and ``box_px`` are in pixels of its sample."""
         return feature_frame(self._snapshot, None if self._whole else self._positions)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of :attr:`samples` that :meth:`assign` has added."""
+        return self._snapshot.table("samples").added
+
     def select(
         self,
         *,
@@ -297,6 +303,44 @@ class Collection(Arrays):
             progress=progress,
         )
         return Collection(open_snapshot(self.store, report.version), None if self._whole else self._chosen)
+
+    def assign(self, columns: Any = None, /, **named: Any) -> Collection:
+        """Commit a version with further columns of ``samples``, and open it: results, written back to their samples.
+
+        They are columns of :attr:`samples` then, names in ``select(where=)``, and coordinates of :meth:`to_xarray`:
+        after ``c.assign(ndvi=index.mean(("y", "x")))``, ``where="ndvi > 0.3"`` can be asked. A release has no place for
+        them: exports stay as they were.
+
+        Parameters
+        ----------
+        columns : mapping, DataFrame or Dataset, optional
+            Columns by name; a DataFrame has ids as its index, a Dataset the coordinate ``id``.
+        **named
+            The same by keyword. What a column is given as: a dictionary of values by id, a pandas Series with ids as
+            its index, a DataArray (sample) with the coordinate ``id``, as :meth:`to_xarray` has it; a list or array of
+            as many values as there are samples, in their order; one value for all samples; or None to remove it.
+
+            Values are truths, whole numbers, numbers, or texts of up to 4096 bytes. Samples of this collection for
+            which there is no value, or None, have none (null); NaN is a number. Samples that are not of this
+            collection keep the value that they have.
+
+        Raises
+        ------
+        UsageError
+            When a name is that of a column of the format, or cannot be written in SQL; when values are of other types,
+            not as many as the samples, or would make more than 64 columns.
+        SampleNotFoundError
+            When an id is not that of a sample of this collection.
+        ConflictError
+            When the store has changed since it was opened.
+        """
+        if columns is not None and not hasattr(columns, "items"):
+            hint = "give a mapping of names, a DataFrame, or names as keywords"
+            raise UsageError(f"columns are {type(columns).__name__}, which has no names", hint=hint)
+        given = {**({} if columns is None else dict(columns.items())), **named}
+        report = assign_op.assign(self._snapshot, self._positions, given)
+        snapshot = open_snapshot(self.store, report.version)
+        return Collection(snapshot, None if self._whole else self._chosen)
 
     def export(
         self,

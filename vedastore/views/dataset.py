@@ -35,15 +35,17 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     """
     import xarray as xr
 
-    table, chosen = read_index(snapshot, positions, _COLUMNS, bucket)
+    added = snapshot.table("samples").added
+    table, chosen = read_index(snapshot, positions, (*_COLUMNS, *added), bucket)
     spec = snapshot.version.buckets[chosen].spec
     rows, lengths = _shard_runs(table, spec)
     image = _lazy_chips(snapshot, chosen, rows, lengths)
     coords: dict[str, Any] = {
         "id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)),
-        "split": ("sample", np.array(table.column("split").fill_null("").to_pylist(), dtype=object)),
+        "split": ("sample", _column_values(table.column("split"))),
         "transform": (("sample", "affine"), _transforms(table.column("transform"))),
         "affine": ("affine", list("abcdef")),
+        **{name: ("sample", _column_values(table.column(name))) for name in added},
     }
     data: dict[str, Any] = {"image": (DIMENSIONS, image)}
     version = snapshot.version
@@ -257,6 +259,14 @@ def _read_labels(positions: np.ndarray[Any, Any], snapshot: Snapshot, read: Any,
 
 def _read_block(rows: np.ndarray[Any, Any], snapshot: Snapshot, bucket: str) -> np.ndarray[Any, Any]:
     return snapshot.chips(bucket).read_rows(rows)
+
+
+def _column_values(column: Any) -> np.ndarray[Any, Any]:
+    """Return a column of texts or numbers; for those that are missing there is an empty text, or NaN."""
+    if str(column.type) == "string":
+        return np.array(column.fill_null("").to_pylist(), dtype=object)
+    values: np.ndarray[Any, Any] = (column.cast("double") if column.null_count else column).to_numpy()
+    return values
 
 
 def _transforms(column: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vedastore.io import geometry
-from vedastore.spec.tables import HEAVY, SAMPLES
+from vedastore.spec.tables import HEAVY
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 def sample_frame(snapshot: Snapshot, positions: Any) -> gpd.GeoDataFrame:
     """Return one row a sample at some positions, without the bytes that only export needs."""
-    columns = [name for name in SAMPLES if name not in HEAVY]
-    return _geo_frame(snapshot.table("samples").read_rows(positions, columns), ("geometry",))
+    table = snapshot.table("samples")
+    columns = [name for name in table.schema.names if name not in HEAVY]
+    rows = table.read_rows(positions, columns)
+    frame = _geo_frame(rows, ("geometry",))
+    for name in table.added:
+        if rows.column(name).null_count:  # truths and whole numbers stay what they are beside missing ones
+            frame[name] = rows.column(name).to_pandas(types_mapper=_nullable)
+    return frame
 
 
 def feature_frame(snapshot: Snapshot, positions: Any) -> gpd.GeoDataFrame:
@@ -29,6 +35,12 @@ def feature_frame(snapshot: Snapshot, positions: Any) -> gpd.GeoDataFrame:
     if positions is not None:
         table = table.filter(pc.is_in(table.column("position"), pa.array(positions, "int64")))
     return _geo_frame(table, ("geometry", "geometry_px"))
+
+
+def _nullable(kind: Any) -> Any:
+    import pandas as pd
+
+    return {"int64": pd.Int64Dtype(), "bool": pd.BooleanDtype()}.get(str(kind))
 
 
 def _geo_frame(table: Any, shape_columns: tuple[str, ...]) -> gpd.GeoDataFrame:
