@@ -8,8 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 import vedastore as vs
 from tests.builders import AUSTIN, TASKS, geotiff, make_release, needs_real_data, plain_tiff, read_tiff
-from vedastore.ops import moments
-from vedastore.ops import stats as stats_op
+from vedastore.ops import moments, passes
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 PERCENTS = (0, 1, 25, 50, 99.5, 100)
@@ -94,7 +93,7 @@ def test_chunks_and_workers_change_nothing(tmp_path, dtype, monkeypatch):
     collection = collection_of(tmp_path, chips)
     whole = collection.stats(percentiles=PERCENTS)
     for block_bytes, workers in ((1, 1), (1, 3), (5000, 2)):
-        monkeypatch.setattr(stats_op, "_BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(passes, "_BLOCK_BYTES", block_bytes)
         found = collection.stats(percentiles=PERCENTS, workers=workers)
         assert_bands(found, chips)
         assert found.bands[0].percentiles == whole.bands[0].percentiles
@@ -181,14 +180,14 @@ def test_order_by_digits_is_that_of_numpy(values, percents):
     finite = np.sort(values[np.isfinite(values)])
     keys = moments.order_keys(values)
     assert len(keys) == len(finite)
-    assert [moments.key_value(int(k), values.dtype) for k in np.sort(keys)] == finite.tolist()
+    assert moments.key_values(np.sort(keys), values.dtype).tolist() == finite.tolist()
     for rank in moments.ranks_of(percents, len(finite)):
         search = moments.Search(rank)
         for known in range(0, max(16, values.dtype.itemsize * 8), 16):
             if values.dtype.itemsize > 1:
                 search = search.narrow(moments.count_digits(keys, [search.prefix], known)[search.prefix])
         if values.dtype.itemsize > 1:
-            assert moments.key_value(search.prefix, values.dtype) == finite[rank]
+            assert moments.key_values([search.prefix], values.dtype)[0] == finite[rank]
 
 
 @given(hnp.arrays(st.sampled_from(["float32", "float64", "int32"]), st.integers(0, 50)), st.integers(0, 50))

@@ -61,6 +61,7 @@ def verify(options: argparse.Namespace) -> int:
     what = "members are" if options.against else "images come back"
     verdict = "ok" if report.ok else f"{plural(len(report.problems), 'problem')} found"
     told = [f"problem {p.rule}: {placed(p.to_dict())}" for p in report.problems]
+    told += [f"note {n.rule}: {placed(n.to_dict())}" for n in report.notes]
     summary = f"{report.byte_identical} {what} byte-identical, {report.equivalent} equivalent"
     tell(options, asdict(report), f"{options.store}: {verdict}; {plural(report.samples, 'sample')}, {summary}", *told)
     return 0 if report.ok else FINDINGS
@@ -118,13 +119,21 @@ def _read_geojson(path: str) -> Any:
 
 def stats(options: argparse.Namespace) -> int:
     """Measure bands, classes and objects."""
+    from vedastore.ops.picture import check_target
     from vedastore.views.stores import open as open_collection
 
+    if options.plot is not None:
+        check_target(options.plot)  # before anything is measured
+    elif options.overwrite:
+        raise UsageError("there is no picture to overwrite", hint="name one with --plot")
     collection = open_collection(options.store, options.version)
     if options.split is not None:
         collection = collection.select(split=options.split)
     with open_progress(options, "chip") as progress, open_client(options) as client:
-        found = collection.stats(bucket=options.bucket, workers=options.workers, client=client, progress=progress)
+        chosen = {"bucket": options.bucket, "cached": not options.fresh, "workers": options.workers}
+        found = collection.stats(**chosen, client=client, progress=progress)
+    if options.plot is not None:
+        found.plot(options.plot, overwrite=options.overwrite)
     document = found.to_dict()
     bands = (
         f"band {b['band']:<4} min {_short(b['min'])}  max {_short(b['max'])}  mean {_short(b['mean'])}"

@@ -24,6 +24,8 @@ class Arrays:
     """The samples of a snapshot at some positions, as arrays."""
 
     _snapshot: Snapshot
+    _whole: bool
+    """Whether they are all samples of the version, in its order."""
     if TYPE_CHECKING:
 
         @property
@@ -176,11 +178,15 @@ class Arrays:
         *,
         bucket: str | None = None,
         percentiles: Sequence[float] = PERCENTILES,
+        cached: bool = True,
         workers: int | None = None,
         client: Any = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Stats:
         """Measure bands, classes and objects; all numbers are exact, whatever the number of workers.
+
+        A store that can be written keeps the statistics of a whole version with the percentiles that it has by default:
+        the next one who asks has them at once.
 
         Values of 8 and 16 bits take one pass over the pixels, wider ones one more for each further 16 bits. Nodata is
         left out, and so is what is not finite; the latter is counted as ``invalid``.
@@ -190,7 +196,9 @@ class Arrays:
         bucket : str, optional
             Measure the images of this shape and type only; images of several types ask for it.
         percentiles : sequence of float
-            Which ones, in percent; between two values they are linear, as NumPy's are.
+            Which ones, in percent, of bands and of objects; between two values they are linear, as NumPy's are.
+        cached : bool
+            Take the answer from the store where it keeps one; without it everything is measured again, and kept.
         workers : int, optional
             Threads; one a core without it.
         client : distributed.Client, optional
@@ -201,7 +209,7 @@ class Arrays:
         Returns
         -------
         Stats
-            ``to_dict()`` gives plain values.
+            ``to_dict()`` gives plain values, ``plot("out.png")`` draws them.
 
         Raises
         ------
@@ -213,6 +221,8 @@ class Arrays:
             self._positions,
             bucket=bucket,
             percentiles=percentiles,
+            whole=self._whole,
+            cached=cached,
             workers=workers,
             client=client,
             progress=progress,
