@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vedastore.ops.stats import PERCENTILES, Stats
 from vedastore.ops.stats import stats as measure
 from vedastore.views.batches import iter_batches
-from vedastore.views.dataset import build_dataset, mask_array
+from vedastore.views.dataset import build_dataset, build_tree, mask_array
 from vedastore.views.labels import hot_array
 from vedastore.views.objects import Boxes, require_objects
 
@@ -48,10 +48,22 @@ class Arrays:
         Raises
         ------
         UsageError
-            When the samples are of several shapes or types, and no bucket is named; with ``labels``, when some have
-            objects without a place in pixels.
+            When the samples are of several shapes or types, and no bucket is named (:meth:`to_datatree` has them all);
+            with ``labels``, when some have objects without a place in pixels.
         """
         return build_dataset(self._snapshot, self._positions, labels=labels, bucket=bucket)
+
+    def to_datatree(self, labels: bool = True) -> xr.DataTree:
+        """Return a DataTree with one node for each shape and type of images, which is its :meth:`to_xarray`.
+
+        A node has the name of its bucket, such as ``uint8-3x256x256``.
+
+        Raises
+        ------
+        UsageError
+            With ``labels``, when some samples have objects without a place in pixels.
+        """
+        return build_tree(self._snapshot, self._positions, labels=labels)
 
     def batches(
         self,
