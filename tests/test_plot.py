@@ -225,6 +225,25 @@ def test_a_globe_of_tiny_chips_shows_them_as_dots(tmp_path):
     assert max(np.ptp(p.vertices[:, 0]) for p in paths) < 180
 
 
+def test_footprints_of_a_stranger():
+    """Whatever a store says of places, there is a picture or a named refusal."""
+    with np.errstate(invalid="ignore"):
+        endless = shapely.from_wkt([f"POLYGON ((0 0, {x} 1, 1 1, 0 0))" for x in ("NaN", "Inf")])
+    nowhere = [
+        None, shapely.Polygon(), *endless,
+        shapely.box(-1e308, -1e308, 1e308, 1e308), shapely.box(0, 89, 1e9, 1e9), shapely.box(0, 89, 1, 91),
+    ]  # fmt: skip
+    round_one = shapely.Point(5, 5).buffer(1, quad_segs=20_000)
+    pair = shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(9, 0, 10, 1)])
+    for chosen, rings in ((nowhere, 0), ([shapely.box(3, 3, 3, 3)], 1), ([*nowhere, round_one, pair], 3)):
+        shapes = np.array(chosen, object)
+        drawn, figure = panels(replace(fake(), places=lambda shapes=shapes: (shapes, [""] * len(shapes))))
+        assert ("no footprints" in figure.get_suptitle()) == (not rings)
+        if rings:
+            paths = [p for c in drawn["footprints"].collections for p in c.get_paths()]
+            assert (len(paths), max(map(len, paths)) < 100) == (rings, True)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint64", "int8"])
 def test_extreme_values(tmp_path, dtype):
     kind = np.dtype(dtype)

@@ -33,6 +33,8 @@ _VISIBLE: Final = 0.006
 _PEAK: Final = 2.0
 """What a histogram shows: so many times what nearly all of its bins have."""
 _CORNERS_MOST: Final = 64
+_FARTHEST: Final = (720, 90, 720, 90)
+"""Longitudes and latitudes beyond them are no place: NaN is none either."""
 _NUMBER_MOST: Final = 1e300
 """Larger numbers make axes that go beyond double precision."""
 _COLOURS: Final = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
@@ -89,7 +91,7 @@ def make_figure(stats: Stats) -> Any:
     bottom = _BOTTOM + max(0, rows - 8) * _ROW
     figure = Figure(figsize=(_WIDTH, _TOP + bottom), layout="constrained")
     shapes, splits = stats.places() if stats.places else (np.empty(0, object), [])
-    placed = np.flatnonzero(np.isfinite(_bounds(shapes)).all(axis=1))
+    placed = np.flatnonzero((np.abs(_bounds(shapes)) <= _FARTHEST).all(axis=1))
     upper, lower = figure.subfigures(2, 1, height_ratios=[_TOP, bottom], hspace=0.03, squeeze=False)[:, 0]
     axes = upper.subplots(1, 2 if len(placed) else 1, squeeze=False)[0]
     _draw_bands(axes[0], stats)
