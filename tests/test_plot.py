@@ -228,14 +228,14 @@ def test_a_globe_of_tiny_chips_shows_them_as_dots(tmp_path):
 def test_footprints_of_a_stranger():
     """Whatever a store says of places, there is a picture or a named refusal."""
     with np.errstate(invalid="ignore"):
-        endless = shapely.from_wkt([f"POLYGON ((0 0, {x} 1, 1 1, 0 0))" for x in ("NaN", "Inf")])
+        gap, endless = shapely.from_wkt([f"POLYGON ((0 0, {x} 1, 1 1, 0 0))" for x in ("NaN", "Inf")])
     nowhere = [
-        None, shapely.Polygon(), *endless,
+        None, shapely.Polygon(), endless,
         shapely.box(-1e308, -1e308, 1e308, 1e308), shapely.box(0, 89, 1e9, 1e9), shapely.box(0, 89, 1, 91),
     ]  # fmt: skip
     round_one = shapely.Point(5, 5).buffer(1, quad_segs=20_000)
     pair = shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(9, 0, 10, 1)])
-    for chosen, rings in ((nowhere, 0), ([shapely.box(3, 3, 3, 3)], 1), ([*nowhere, round_one, pair], 3)):
+    for chosen, rings in ((nowhere, 0), ([shapely.box(3, 3, 3, 3)], 1), ([*nowhere, round_one, pair, gap], 4)):
         shapes = np.array(chosen, object)
         drawn, figure = panels(replace(fake(), places=lambda shapes=shapes: (shapes, [""] * len(shapes))))
         assert ("no footprints" in figure.get_suptitle()) == (not rings)
