@@ -16,6 +16,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import sysconfig
 import textwrap
 from pathlib import Path
@@ -73,6 +74,18 @@ def test_page_runs(page, tmp_path, monkeypatch, request):
 def test_check_docs_passes(capsys, check_docs):
     code = check_docs.main([])
     assert (code, capsys.readouterr().out) == (0, "documentation: ok\n")
+
+
+def test_the_picture_of_statistics_is_up_to_date(tmp_path):
+    """What it says, not how it is drawn: that changes with matplotlib."""
+    texts = re.compile(r"<text [^>]*>([^<]*)</text>")
+    picture = ROOT / "docs" / "images" / "stats.svg"
+    command = [sys.executable, ROOT / "scripts" / "stats_picture.py", tmp_path / "new.svg"]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    found = texts.findall((tmp_path / "new.svg").read_text())
+    assert "footprints" in found
+    assert found == texts.findall(picture.read_text())
+    assert picture.stat().st_size < 100_000
 
 
 def test_check_docs_tells_what_is_wrong(tmp_path, capsys, check_docs):

@@ -140,13 +140,24 @@ def stats(options: argparse.Namespace) -> int:
         f"  std {_short(b['std'])}  median {_short(b['percentiles'].get('50'))}  of {b['count']} values"
         for b in document["bands"]
     )
-    classes = (
-        f"class {name}: {plural(c['samples'], 'sample')}" + (f", {plural(c['objects'], 'object')}" * bool(c["objects"]))
-        for name, c in document["classes"].items()
-    )
-    splits = (f"split {name or 'none'}: {plural(s['samples'], 'sample')}" for name, s in document["splits"].items())
+    classes = (f"class {name}: {_counts(c)}{_areas(c)}" for name, c in document["classes"].items())
+    splits = (f"split {name or 'none'}: {_counts(s)}" for name, s in document["splits"].items())
     tell(options, document, plural(found.samples, "sample"), *bands, *classes, *splits)
     return 0
+
+
+def _counts(entry: dict[str, Any]) -> str:
+    objects = f", {plural(entry['objects'], 'object')}" if entry["objects"] else ""
+    return plural(entry["samples"], "sample") + objects
+
+
+def _areas(entry: dict[str, Any]) -> str:
+    """Return the median area of the objects of a class, in pixels and on the ground, as far as it is known."""
+    units = {"area_px": "px", "area_m2": "m2"}
+    known = [
+        f"{_short(entry[name]['median'])} {unit}" for name, unit in units.items() if entry.get(name, {}).get("count")
+    ]
+    return f", half of them up to {' or '.join(known)}" if known else ""
 
 
 def split(options: argparse.Namespace) -> int:

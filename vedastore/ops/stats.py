@@ -44,6 +44,7 @@ class Stats:
     Attributes
     ----------
     samples : int
+        How many were measured.
     chips : tuple of dict
         Of each shape and type: bucket, dtype, bands, height, width, samples.
     bands : tuple of Band
