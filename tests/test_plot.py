@@ -85,15 +85,7 @@ def test_every_panel_shows_the_figures(collection):
         assert_no_overlap(axes)
 
 
-def test_kept_statistics_are_drawn_alike(collection, tmp_path):
-    collection.stats(cached=False).plot(tmp_path / "a.svg")
-    collection.stats().plot(tmp_path / "b.svg")
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("PNG", b"\x89PNG")]
-)
+@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")])
 def test_a_file_of_each_kind(collection, tmp_path, suffix, magic):
     place = tmp_path / f"out.{suffix}"
     collection.stats().plot(place)
@@ -161,10 +153,9 @@ def fake(names=("car",), splits=("",), bands=3, samples=12, places=True):
     }, (lambda: (shapes, owners)) if places else None)  # fmt: skip
 
 
-@pytest.mark.parametrize(("count", "title"), [(40, "samples by class"), (57, "samples by class: 40 of 57")])
-def test_forty_classes_and_more_have_room(count, title):
-    drawn, figure = panels(fake([f"a class with a long name {i}" for i in range(count)]))
-    assert len(drawn[title].get_yticklabels()) == 40
+def test_very_many_classes_have_room():
+    drawn, figure = panels(fake([f"a class with a long name {i}" for i in range(57)]))
+    assert len(drawn["samples by class: 40 of 57"].get_yticklabels()) == 40
     for axes in drawn.values():
         assert_no_overlap(axes)
         assert 0 <= axes.get_window_extent().x0 < axes.get_window_extent().x1 <= figure.bbox.x1
@@ -178,7 +169,7 @@ def test_odd_names_are_labels_and_no_formulas():
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["_train", r"\$x\$", "\\u6c34"]
 
 
-@pytest.mark.parametrize("bands", [0, 1, 8, 9, 400])
+@pytest.mark.parametrize("bands", [0, 8, 400])
 def test_any_number_of_bands(bands):
     drawn, _ = panels(fake(bands=bands))
     axes = drawn["values of bands"]
@@ -244,7 +235,7 @@ def test_footprints_of_a_stranger():
             assert (len(paths), max(map(len, paths)) < 100) == (rings, True)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint64", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint64"])
 def test_extreme_values(tmp_path, dtype):
     kind = np.dtype(dtype)
     chips = random_chips(dtype, 2)

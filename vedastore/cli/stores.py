@@ -157,7 +157,7 @@ def _areas(entry: dict[str, Any]) -> str:
     known = [
         f"{_short(entry[name]['median'])} {unit}" for name, unit in units.items() if entry.get(name, {}).get("count")
     ]
-    return f", half of them up to {' or '.join(known)}" if known else ""
+    return f", median area {', '.join(known)}" if known else ""
 
 
 def split(options: argparse.Namespace) -> int:
