@@ -25,6 +25,7 @@ from vedastore import errors
 from vedastore.cli.parser import make_parser
 from vedastore.model import Limits
 from vedastore.ops.export import ExportReport
+from vedastore.ops.stats import Stats
 from vedastore.ops.verify import VerifyReport
 from vedastore.spec.rules import SECTIONS
 
@@ -197,6 +198,7 @@ def reference() -> str:
         *limits_page(),
         *report_page("ExportReport", ExportReport),
         *report_page("VerifyReport", VerifyReport),
+        *class_page("Stats", Stats),
         "## Errors",
         ERRORS,
         table(("error", "below", "kind", "exit", "meaning"), error_rows()),
@@ -254,7 +256,8 @@ def class_page(name: str, kind: type) -> Iterator[str]:
     yield docstring(kind)
     members = [(n, m) for base in kind.__mro__[:-1] for n, m in vars(base).items() if not n.startswith("_")]
     values = [(n, getter(m)) for n, m in members if isinstance(m, property | functools.cached_property)]
-    yield table(("attribute", "type", "is"), [(f"`{n}`", f"`{returns(m)}`", summary(m)) for n, m in values])
+    if values:
+        yield table(("attribute", "type", "is"), [(f"`{n}`", f"`{returns(m)}`", summary(m)) for n, m in values])
     for member, method in members:
         if inspect.isfunction(method):
             yield f"#### `{name.removeprefix('vs.')}.{member}`"

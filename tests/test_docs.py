@@ -43,7 +43,11 @@ def demo(tmp_path_factory):
 @pytest.fixture
 def check_docs():
     """scripts/check_docs.py as a module."""
-    place = importlib.util.spec_from_file_location("check_docs", ROOT / "scripts" / "check_docs.py")
+    return load_script("check_docs")
+
+
+def load_script(name):
+    place = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(place)
     place.loader.exec_module(module)
     return module
@@ -76,6 +80,17 @@ def test_page_runs(page, tmp_path, monkeypatch, request):
 def test_check_docs_passes(capsys, check_docs):
     code = check_docs.main([])
     assert (code, capsys.readouterr().out) == (0, "documentation: ok\n")
+
+
+def test_the_picture_of_statistics_is_up_to_date(tmp_path):
+    """What it says, not how it is drawn: that changes with matplotlib."""
+    texts = re.compile(r"<text [^>]*>([^<]*)</text>")
+    picture = ROOT / "docs" / "images" / "stats.svg"
+    assert load_script("stats_picture").main([str(tmp_path / "new.svg")]) == 0
+    found = texts.findall((tmp_path / "new.svg").read_text())
+    assert "footprints" in found
+    assert found == texts.findall(picture.read_text())
+    assert picture.stat().st_size < 100_000
 
 
 def test_check_docs_tells_what_is_wrong(tmp_path, capsys, check_docs):

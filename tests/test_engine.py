@@ -1,4 +1,6 @@
-"""``xarray.open_dataset``: what a collection gives, for those who know the path alone."""
+"""``xarray.open_dataset`` and ``open_datatree``: what a collection gives, for those who know the path alone."""
+
+from pathlib import Path
 
 import pytest
 import xarray as xr
@@ -42,3 +44,84 @@ def test_options(collection):
         xr.open_dataset(collection.store, engine="vedastore", version="9")
     with pytest.raises(vs.errors.StoreError):
         xr.open_dataset(collection.store + "x", engine="vedastore")
+
+
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory):
+    """Chips of two shapes and two types, in a georeferenced collection of object detection."""
+    folder = tmp_path_factory.mktemp("ragged")
+    release = make_release(3, task="object_detection")
+    for first, kind in ((3, {"dtype": "uint16"}), (6, {"shape": (1, 16, 24)})):
+        other = make_release(first + 3, task="object_detection", **kind)
+        last = {str(number) for number in range(first, first + 3)}
+        release.members |= {n: d for n, d in other.members.items() if Path(n).stem in last}
+    return vs.convert(release.tar(folder / "r.tar"), folder / "r.zarr")
+
+
+def test_a_tree_has_a_dataset_of_each_bucket(ragged):
+    buckets = sorted(set(ragged.samples.bucket))
+    tree = ragged.to_datatree()
+    assert (len(buckets), sorted(tree.children)) == (3, buckets)
+    for name in buckets:
+        xr.testing.assert_identical(tree[name].to_dataset().load(), ragged.to_xarray(bucket=name).load())
+    assert sorted(i for name in buckets for i in tree[name]["id"].values.tolist()) == sorted(ragged.samples.id)
+    assert {tree.attrs[a] for a in ("title", "source", "task")} == {"Harbours", ragged.store, "object_detection"}
+    part = ragged[::-4]
+    assert [tree.path for tree in part.to_datatree().leaves] == [f"/{b}" for b in sorted(set(part.samples.bucket))]
+    for name, node in part.to_datatree(labels=False).children.items():
+        assert set(node.data_vars) == {"image"}
+        xr.testing.assert_identical(node.to_dataset().load(), part.to_xarray(labels=False, bucket=name).load())
+
+
+def test_xarray_opens_the_tree(ragged):
+    wanted = ragged.to_datatree()
+    with xr.open_datatree(ragged.store) as found:  # the engine is guessed
+        xr.testing.assert_identical(found, wanted)
+    with xr.open_datatree(ragged.store, engine="vedastore", chunks={}, labels=False, drop_variables="split") as found:
+        for name, node in found.children.items():
+            assert node["image"].chunks == wanted[name]["image"].chunks
+            assert (set(node.data_vars), "split" in node.coords) == ({"image"}, False)
+    groups = xr.open_groups(ragged.store, engine="vedastore")
+    assert set(groups) == {"/", *(f"/{name}" for name in wanted.children)}
+    with pytest.raises(vs.errors.UsageError, match="no version"):
+        xr.open_datatree(ragged.store, engine="vedastore", version="9")
+
+
+def test_a_dataset_of_several_shapes_is_refused_and_says_what_to_do(ragged):
+    for work in (ragged.to_xarray, lambda: xr.open_dataset(ragged.store, engine="vedastore")):
+        with pytest.raises(vs.errors.UsageError, match="several shapes or types") as caught:
+            work()
+        assert "xr.open_datatree" in caught.value.hint
+    bucket = ragged.samples.bucket[0]
+    with xr.open_dataset(ragged.store, engine="vedastore", bucket=bucket) as found:
+        assert found.sizes["sample"] == 3
+
+
+def test_attributes_say_units_classes_and_source(collection):
+    dataset = collection.to_xarray()
+    assert dataset.attrs["Conventions"].startswith("CF-")
+    assert (dataset.attrs["source"], dataset.attrs["release"][-5:]) == (collection.store, "r.tar")
+    assert tuple(dataset.attrs["classes"]) == collection.classes
+    assert dataset["image"].attrs["units"] == "1"
+    assert dataset["image"].encoding["grid_mapping"] == "spatial_ref"
+    assert dataset.rio.crs == "EPSG:32616"
+    name = {"classification": "label", "segmentation": "mask", "object_detection": "box_class"}[collection.task]
+    flags = dataset[name].attrs
+    assert len(flags["flag_values"]) == len(flags["flag_meanings"].split())
+    assert flags["flag_values"].dtype == dataset[name].dtype
+    if name != "label":
+        assert flags["flag_meanings"].split()[1:] == list(collection.classes)
+    if name == "box_class":
+        assert (dataset["boxes"].attrs["units"], dataset["boxes"].dims) == ("px", ("sample", "box", "edge"))
+        assert dataset["box_count"].values.tolist() == dataset["boxes"].notnull().all("edge").sum("box").values.tolist()
+        assert dataset["box_count"].sum() == len(collection.features)
+
+
+@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
+def test_it_can_be_written_and_read_again(collection, tmp_path):
+    dataset = collection.to_xarray()
+    dataset.to_zarr(tmp_path / "again.zarr", consolidated=False)
+    again = xr.open_zarr(tmp_path / "again.zarr", consolidated=False, mask_and_scale=False)
+    assert again.attrs == dataset.attrs
+    name = next(iter(set(dataset.data_vars) - {"image"}))
+    assert again[name].attrs.get("flag_meanings") == dataset[name].attrs.get("flag_meanings")

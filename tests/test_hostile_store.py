@@ -24,7 +24,7 @@ import zstandard
 
 import vedastore as vs
 from tests.builders import make_release
-from vedastore.spec.root import ATTRIBUTE, _checksum, dump_json
+from vedastore.spec.root import ATTRIBUTE, _checksum, dump_json, seal
 
 MIB = 2**20
 LIMIT_BYTES = 512 * MIB
@@ -85,7 +85,9 @@ for store in sys.argv[1:]:
         "masks": lambda: vs.open(store).masks().values.shape,
         "to_xarray labels": lambda: vs.open(store).to_xarray().compute().sizes["sample"],
         "sample mask": lambda: vs.open(store)[0].mask.shape,
-        "stats": lambda: vs.open(store).stats().samples,
+        "stats kept": lambda: vs.open(store).stats().samples,
+        "stats": lambda: vs.open(store).stats(cached=False).samples,
+        "to_datatree": lambda: len(vs.open(store).to_datatree().children),
         "batches": lambda: len(next(vs.open(store).batches(3, labels="masks"))[0]),
         "batches from a state": lambda: go_on(vs.open(store)),
         "select ids": lambda: len(vs.open(store).select(ids=["1", "2"])),
@@ -350,6 +352,38 @@ def test_roots(sound, tmp_path):
     assert told["twins"]["done"]["len"]["ok"] == 5
     assert "Name" not in told["escapes"]["done"]["repr"]["ok"]
     assert told["escapes"]["done"]["repr"]["ok"].isprintable()
+
+
+# ---------------------------------------------------------------------------------------------------- its statistics
+
+
+def kept(make):
+    """Put something where a store keeps its statistics."""
+    return lambda store: make((store / key_of(store, "samples")).with_name("stats.json"))
+
+
+def lies(store):
+    """Statistics with a checksum that fits, of the right version, and of figures of any size."""
+    vs.open(store).stats()
+    path = (store / key_of(store, "samples")).with_name("stats.json")
+    body = json.loads(path.read_bytes())
+    body.pop("checksum")
+    body["stats"]["objects_per_sample"] = {"9" * 4000: 5}
+    path.write_bytes(dump_json(seal(body)))
+
+
+STATISTICS = {
+    "kept-lists": (kept(lambda path: path.write_bytes(b"[" + b"[]," * 2 * MIB + b"0]")), "fine"),
+    "kept-deep": (kept(lambda path: path.write_bytes(b"[" * 10**6)), "fine"),
+    "kept-endless": (kept(lambda path: path.symlink_to("/dev/zero")), "fine"),
+    "kept-hundreds-of-MB": (kept(lambda path: path.touch() or os.truncate(path, 2**40)), "fine"),
+    "kept-pipe": (kept(os.mkfifo), "fine"),
+    "kept-lies": (lies, "fine"),
+}
+
+
+def test_statistics_that_are_kept(sound, tmp_path):
+    check(sound, tmp_path, STATISTICS)
 
 
 # --------------------------------------------------------------------------------------------------------- the index

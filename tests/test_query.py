@@ -86,3 +86,9 @@ def test_stats_on_the_command_line(store):
     assert [line.split(":")[0] for line in lines if line.startswith("class ")] == [
         f"class {name}" for name in vs.open(store).classes
     ]
+    told = vs.open(store).stats().classes["car"]
+    (line,) = (line for line in lines if line.startswith("class car: "))
+    assert line == (
+        f"class car: {told['samples']} samples, {told['objects']} objects,"
+        f" median area {told['area_px']['median']:.6g} px, {told['area_m2']['median']:.6g} m2"
+    )

@@ -1,15 +1,17 @@
 """Statistics: NumPy on the pixels of the TIFF files is the referee."""
 
 import numpy as np
+import pyproj
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import vedastore as vs
 from tests.builders import AUSTIN, TASKS, geotiff, make_release, needs_real_data, plain_tiff, read_tiff
-from vedastore.ops import moments
-from vedastore.ops import stats as stats_op
+from vedastore.io import geometry
+from vedastore.ops import moments, passes
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 PERCENTS = (0, 1, 25, 50, 99.5, 100)
@@ -94,7 +96,7 @@ def test_chunks_and_workers_change_nothing(tmp_path, dtype, monkeypatch):
     collection = collection_of(tmp_path, chips)
     whole = collection.stats(percentiles=PERCENTS)
     for block_bytes, workers in ((1, 1), (1, 3), (5000, 2)):
-        monkeypatch.setattr(stats_op, "_BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(passes, "_BLOCK_BYTES", block_bytes)
         found = collection.stats(percentiles=PERCENTS, workers=workers)
         assert_bands(found, chips)
         assert found.bands[0].percentiles == whole.bands[0].percentiles
@@ -173,6 +175,100 @@ def test_classes_objects_and_splits(tmp_path, task):
         assert found["splits"][""]["objects"] == len(rows)
 
 
+@pytest.mark.parametrize("task", ["object_detection", "segmentation"])
+def test_sizes_of_objects(tmp_path, task):
+    """pandas and pyproj are the referees."""
+    collection = vs.convert(make_release(12, task=task).tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    found, rows = collection.stats(percentiles=PERCENTS), collection.features
+    ground = [abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shape)[0]) for shape in rows.geometry]
+    boxes = rows.geometry_px.bounds
+    sizes = rows.assign(
+        area_px=rows.geometry_px.area,
+        width_px=boxes.maxx - boxes.minx,
+        height_px=boxes.maxy - boxes.miny,
+        area_m2=ground,
+    )
+    for told, own in (
+        (found.objects, sizes),
+        *((found.classes[n], sizes[sizes["class"] == n]) for n in collection.classes),
+    ):
+        assert told["objects"] == len(own) > 0
+        for name in ("area_px", "width_px", "height_px", "area_m2"):
+            values, entry = own[name], told[name]
+            assert entry["count"] == len(values)
+            figures = [entry[k] for k in ("min", "max", "mean", "median")]
+            np.testing.assert_allclose(figures, [values.min(), values.max(), values.mean(), values.median()], rtol=1e-9)
+            wanted = values.quantile([p / 100 for p in PERCENTS])
+            np.testing.assert_allclose([entry["percentiles"][str(p)] for p in PERCENTS], wanted, rtol=1e-9)
+    per_sample = collection.samples.objects
+    assert found.objects["per_sample"]["mean"] == per_sample.mean()
+    assert found.objects["per_sample"]["max"] == per_sample.max()
+    assert found.objects_per_sample == per_sample.value_counts().sort_index().to_dict()
+
+
+def test_areas_on_the_ground_are_those_of_equal_area_maps():
+    """Holes, parts, either direction, the antimeridian; nothing for nothing."""
+    ring = [(10, 50), (10.1, 50), (10.1, 50.1), (10, 50.1)]
+    hole = [(10.02, 50.02), (10.04, 50.02), (10.04, 50.04), (10.02, 50.04)]
+    shapes = np.array([
+        shapely.Polygon(ring), shapely.Polygon(ring[::-1], [hole]), shapely.Polygon(ring, [hole]), None,
+        shapely.MultiPolygon([shapely.Polygon(ring), shapely.Polygon(hole), shapely.Polygon(hole[::-1])]),
+        shapely.box(179.95, 50, 180.05, 50.1), shapely.Polygon(), shapely.Polygon([(0, 0), (0, 95), (1, 95)]),
+    ])  # fmt: skip
+    to_map = pyproj.Transformer.from_crs("EPSG:4326", "+proj=cea +ellps=WGS84", always_xy=True)
+    drawn = shapely.transform(shapes[[0, 1, 2, 4]], lambda xy: np.stack(to_map.transform(*xy.T), 1))
+    found = geometry.ground_area(shapes)
+    np.testing.assert_allclose(found[[0, 1, 2, 4]], shapely.area(drawn), rtol=1e-5)
+    assert found[1] == pytest.approx(found[2])
+    assert found[5] == pytest.approx(found[0])
+    assert found[6] == 0
+    assert np.isnan(found[[3, 7]]).all()
+    assert geometry.ground_area(np.empty(0, object)).tolist() == []
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float16", "float32", "int64"])
+def test_each_split_has_figures_of_its_own(tmp_path, dtype):
+    shape = (1 if dtype == "float16" else 2, 24, 31)
+    chips = random_chips(dtype, 9, shape)
+    collection = collection_of(tmp_path, chips)
+    names = ["train", "test", ""]
+    parted = collection.split(given={s.id: names[i % 3] for i, s in enumerate(collection) if names[i % 3]})
+    found = parted.stats(percentiles=PERCENTS)
+    assert_bands(found, chips)
+    frame, rows = parted.samples.reset_index(), parted.features
+    for number, name in enumerate(names):
+        entry, own = found.splits[name], chips[number::3]
+        ids = set(frame.id[number::3])
+        mine = rows[rows.id.isin(ids)]
+        assert (entry["samples"], entry["objects"]) == (3, len(mine))
+        assert entry["class_objects"] == mine.groupby("class").size().to_dict()
+        wanted = {c: sum(c in s.classes for s in parted if s.id in ids) for c in parted.classes}
+        assert entry["classes"] == {c: n for c, n in wanted.items() if n}
+        for band, told in enumerate(entry["bands"]):
+            values = np.concatenate([chip[band].ravel() for chip in own])
+            wide = values[np.isfinite(values)].astype(np.longdouble)
+            assert (told["band"], told["count"]) == (band + 1, len(wide))
+            assert (told["min"], told["max"]) == (wide.min(), wide.max())
+            np.testing.assert_allclose(told["mean"], float(wide.mean()), rtol=1e-10)
+            np.testing.assert_allclose(told["std"], float(wide.std()), rtol=1e-10)
+
+
+def test_very_many_splits_have_no_figures_of_bands(tmp_path):
+    collection = collection_of(tmp_path, random_chips("uint8", 20))
+    parted = collection.split(given={s.id: f"fold {i}" for i, s in enumerate(collection)})
+    found = parted.stats(percentiles=PERCENTS)
+    assert_bands(found, random_chips("uint8", 20))
+    assert [s["bands"] for s in found.splits.values()] == [[]] * 20
+    assert parted[:16].stats().splits["fold 3"]["bands"][0]["count"] == 24 * 31
+
+
+def test_shapes_of_chips_are_told(tmp_path):
+    found = collection_of(tmp_path, [np.zeros((1, n, 2 * n), "u1") for n in (5, 8, 5)]).stats()
+    assert [(c["dtype"], c["bands"], c["height"], c["width"], c["samples"]) for c in found.to_dict()["chips"]] == [
+        ("uint8", 1, 5, 10, 2), ("uint8", 1, 8, 16, 1),
+    ]  # fmt: skip
+
+
 @given(
     hnp.arrays(st.sampled_from(DTYPES), st.integers(1, 60), elements=None),
     st.lists(st.floats(0, 100), min_size=1, max_size=4),
@@ -181,14 +277,14 @@ def test_order_by_digits_is_that_of_numpy(values, percents):
     finite = np.sort(values[np.isfinite(values)])
     keys = moments.order_keys(values)
     assert len(keys) == len(finite)
-    assert [moments.key_value(int(k), values.dtype) for k in np.sort(keys)] == finite.tolist()
+    assert moments.key_values(np.sort(keys), values.dtype).tolist() == finite.tolist()
     for rank in moments.ranks_of(percents, len(finite)):
         search = moments.Search(rank)
         for known in range(0, max(16, values.dtype.itemsize * 8), 16):
             if values.dtype.itemsize > 1:
                 search = search.narrow(moments.count_digits(keys, [search.prefix], known)[search.prefix])
         if values.dtype.itemsize > 1:
-            assert moments.key_value(search.prefix, values.dtype) == finite[rank]
+            assert moments.key_values([search.prefix], values.dtype)[0] == finite[rank]
 
 
 @given(hnp.arrays(st.sampled_from(["float32", "float64", "int32"]), st.integers(0, 50)), st.integers(0, 50))

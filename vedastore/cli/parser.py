@@ -138,6 +138,9 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     sub.add_argument("--bucket", metavar="B", help="images of this shape and type only")
     sub.add_argument("--split", metavar="S", help="samples of this split only")
     sub.add_argument("--version", metavar="V", help="the version to measure, the latest without it")
+    sub.add_argument("--fresh", action="store_true", help="measure again what the store keeps of an earlier time")
+    sub.add_argument("--plot", metavar="OUT.png", help="draw a picture too: .png, .svg or .pdf")
+    sub.add_argument("--overwrite", action="store_true", help="with --plot, replace a file that is there")
     _add_workers(sub)
 
     sub = command(

@@ -63,6 +63,7 @@ def verify(options: argparse.Namespace) -> int:
     what = "members are" if options.against else "images come back"
     verdict = "ok" if report.ok else f"{plural(len(report.problems), 'problem')} found"
     told = [f"problem {p.rule}: {placed(p.to_dict())}" for p in report.problems]
+    told += [f"note {n.rule}: {placed(n.to_dict())}" for n in report.notes]
     summary = f"{report.byte_identical} {what} byte-identical, {report.equivalent} equivalent"
     tell(options, asdict(report), f"{options.store}: {verdict}; {plural(report.samples, 'sample')}, {summary}", *told)
     return 0 if report.ok else FINDINGS
@@ -127,26 +128,45 @@ def _read_geojson(path: str) -> Any:
 
 def stats(options: argparse.Namespace) -> int:
     """Measure bands, classes and objects."""
+    from vedastore.ops.picture import check_target
     from vedastore.views.stores import open as open_collection
 
+    if options.plot is not None:
+        check_target(options.plot)  # before anything is measured
+    elif options.overwrite:
+        raise UsageError("there is no picture to overwrite", hint="name one with --plot")
     collection = open_collection(options.store, options.version)
     if options.split is not None:
         collection = collection.select(split=options.split)
     with open_progress(options, "chip") as progress, open_client(options) as client:
-        found = collection.stats(bucket=options.bucket, workers=options.workers, client=client, progress=progress)
+        chosen = {"bucket": options.bucket, "cached": not options.fresh, "workers": options.workers}
+        found = collection.stats(**chosen, client=client, progress=progress)
+    if options.plot is not None:
+        found.plot(options.plot, overwrite=options.overwrite)
     document = found.to_dict()
     bands = (
         f"band {b['band']:<4} min {_short(b['min'])}  max {_short(b['max'])}  mean {_short(b['mean'])}"
         f"  std {_short(b['std'])}  median {_short(b['percentiles'].get('50'))}  of {b['count']} values"
         for b in document["bands"]
     )
-    classes = (
-        f"class {name}: {plural(c['samples'], 'sample')}" + (f", {plural(c['objects'], 'object')}" * bool(c["objects"]))
-        for name, c in document["classes"].items()
-    )
-    splits = (f"split {name or 'none'}: {plural(s['samples'], 'sample')}" for name, s in document["splits"].items())
+    classes = (f"class {name}: {_counts(c)}{_areas(c)}" for name, c in document["classes"].items())
+    splits = (f"split {name or 'none'}: {_counts(s)}" for name, s in document["splits"].items())
     tell(options, document, plural(found.samples, "sample"), *bands, *classes, *splits)
     return 0
+
+
+def _counts(entry: dict[str, Any]) -> str:
+    objects = f", {plural(entry['objects'], 'object')}" if entry["objects"] else ""
+    return plural(entry["samples"], "sample") + objects
+
+
+def _areas(entry: dict[str, Any]) -> str:
+    """Return the median area of the objects of a class, in pixels and on the ground, as far as it is known."""
+    units = {"area_px": "px", "area_m2": "m2"}
+    known = [
+        f"{_short(entry[name]['median'])} {unit}" for name, unit in units.items() if entry.get(name, {}).get("count")
+    ]
+    return f", median area {', '.join(known)}" if known else ""
 
 
 def split(options: argparse.Namespace) -> int:

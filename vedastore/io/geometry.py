@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -180,6 +181,22 @@ def area(shapes: Any) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
         areas = shapely.area(shapes)
     return np.where(np.isfinite(areas), areas, np.nan)
+
+
+def ground_area(shapes: Any) -> Any:
+    """Return the areas on the ellipsoid of WGS 84, edges being geodesics, in square metres; NaN without geometry."""
+    import pyproj
+    import shapely
+
+    parts, shape_of = shapely.get_parts(shapes, return_index=True)
+    rings, part_of = shapely.get_rings(parts, return_index=True)
+    points, of = shapely.get_coordinates(rings, return_index=True)
+    edges = np.searchsorted(of, np.arange(len(rings) + 1)).tolist()
+    measure = pyproj.Geod(ellps="WGS84").polygon_area_perimeter
+    areas = np.array([abs(measure(points[a:b, 0], points[a:b, 1])[0]) for a, b in pairwise(edges)])
+    areas[np.flatnonzero(np.diff(part_of) == 0) + 1] *= -1  # the rings of a part behind the first are its holes
+    total = np.bincount(shape_of[part_of], areas, len(shapes))
+    return np.where(shapely.is_missing(shapes), np.nan, total)
 
 
 def type_names(shapes: Any) -> set[str]:

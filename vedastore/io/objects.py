@@ -51,6 +51,9 @@ class Objects(Protocol):
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
         """Write an object if it still has the expected tag (None: if it is absent). ConflictError otherwise."""
 
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object that nothing depends on: readers see the old one or the new one, whole."""
+
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where it is absent."""
 
@@ -153,6 +156,22 @@ class LocalObjects:
             finally:
                 draft.unlink(missing_ok=True)
             _sync_directory(path.parent)
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Replace a file by renaming a draft; a link is replaced and not followed, and no link leads out of the store.
+
+        Nothing is synced: whoever reads such an object checks it, and can do without it.
+        """
+        path = self.path / key
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        with self._translated(key):
+            if path.parent.resolve() != self.path.resolve() / path.parent.relative_to(self.path):
+                raise StoreError("a link leads out of the store", where=f"{self.url}/{key}")
+            try:
+                draft.write_bytes(data)
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
         """Remove a file, and the directories that it leaves empty."""

@@ -52,6 +52,24 @@ class Moments:
         squares = np.square(values - mean, dtype=np.longdouble).sum()
         return cls(values.size, values.min().item(), values.max().item(), mean, squares, invalid)
 
+    @classmethod
+    def of_counts(cls, counts: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> Moments:
+        """Measure values by their counts, as `count_values` gives them."""
+        present, invalid = np.flatnonzero(counts[:-1]), int(counts[-1])
+        if not len(present):
+            return cls(invalid=invalid)
+        values, numbers = key_values(present, dtype), counts[present]
+        count = int(numbers.sum())
+        wide = values.astype(np.longdouble)
+        mean = (wide * numbers).sum() / count
+        squares = (np.square(wide - mean) * numbers).sum()
+        return cls(count, values[0].item(), values[-1].item(), mean, squares, invalid)
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation of the population."""
+        return float(np.sqrt(self.squares / self.count)) if self.count else None
+
     def merge(self, other: Moments) -> Moments:
         """Return the moments of the values of both."""
         count, invalid = self.count + other.count, self.invalid + other.invalid
@@ -105,7 +123,7 @@ def describe_counts(counts: np.ndarray[Any, Any], dtype: np.dtype[Any], percents
     present = np.flatnonzero(counts)
     if not len(present):
         return Band(0, invalid, None, None, None, None)
-    values = [key_value(key, dtype) for key in present.tolist()]
+    values: list[float | int] = key_values(present, dtype).tolist()
     numbers = counts[present].tolist()
     count = sum(numbers)
     exact = [v if isinstance(v, int) else Fraction(v) for v in values]
@@ -126,7 +144,7 @@ def describe_counts(counts: np.ndarray[Any, Any], dtype: np.dtype[Any], percents
         max=values[-1],
         mean=float(Fraction(total) / count),
         std=math.sqrt(variance),
-        percentiles={_name(p): _between(p, count, at) for p in percents},
+        percentiles={percent_name(p): _between(p, count, at) for p in percents},
         histogram=tuple(np.bincount(slots, numbers, len(edges) - 1).astype(int).tolist()),
         edges=tuple(edges.tolist()),
     )
@@ -167,15 +185,17 @@ def order_keys(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return keys
 
 
-def key_value(key: int, dtype: np.dtype[Any]) -> float | int:
-    """Return the value of a key."""
-    bits = dtype.itemsize * 8
-    top, unsigned = 1 << (bits - 1), np.dtype(f"u{dtype.itemsize}")
+def key_values(keys: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Return the values of keys."""
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    keys = np.array(keys, unsigned)
+    top = unsigned.type(1 << (dtype.itemsize * 8 - 1))
     if dtype.kind == "f":
-        key = key ^ top if key & top else ~key & ((1 << bits) - 1)
+        keys = np.where(keys & top, keys ^ top, ~keys)
     elif dtype.kind == "i":
-        key ^= top
-    return np.array(key, unsigned).view(dtype).item()  # type: ignore[no-any-return]
+        keys = keys ^ top
+    values: np.ndarray[Any, Any] = keys.view(dtype)
+    return values
 
 
 def count_digits(keys: np.ndarray[Any, Any], prefixes: Iterable[int], known_bits: int) -> dict[int, Any]:
@@ -216,7 +236,7 @@ def ranks_of(percents: Sequence[float], count: int) -> tuple[int, ...]:
 
 def percentiles(percents: Sequence[float], count: int, found: dict[int, float | int]) -> dict[str, float]:
     """Return percentiles by the values of their ranks."""
-    return {_name(p): _between(p, count, found.__getitem__) for p in percents} if count else {}
+    return {percent_name(p): _between(p, count, found.__getitem__) for p in percents} if count else {}
 
 
 def _between(percent: float, count: int, at: Any) -> float:
@@ -226,5 +246,6 @@ def _between(percent: float, count: int, at: Any) -> float:
     return float(Fraction(low) + (Fraction(high) - Fraction(low)) * (place - math.floor(place)))
 
 
-def _name(percent: float) -> str:
+def percent_name(percent: float) -> str:
+    """Return a percentage as the key of its percentile: 50.0 is "50"."""
     return repr(float(percent)).removesuffix(".0")

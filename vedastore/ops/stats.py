@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict, dataclass
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vedastore.errors import UsageError
-from vedastore.ops import moments
+from vedastore.errors import StoreError, UsageError
+from vedastore.io import geometry
+from vedastore.model import Finding
+from vedastore.ops.kept_stats import keep_stats, read_kept, stats_key
 from vedastore.ops.label_counts import count_labels
-from vedastore.ops.moments import Band, Moments, Search
+from vedastore.ops.moments import Band, Moments
+from vedastore.ops.passes import Passes, plan_blocks
 from vedastore.ops.workers import map_ordered, open_executor
-from vedastore.spec.nodata import parse_nodata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    import os
+    from collections.abc import Callable, Iterator, Sequence
 
+    from vedastore.spec.arrays import ChipSpec
     from vedastore.spec.root import Bucket
     from vedastore.store.snapshot import Snapshot
 
 PERCENTILES: Final = (1, 5, 25, 50, 75, 95, 99)
 _PERCENTILES_MOST: Final = 32
-_BLOCK_BYTES: Final = 16 * 2**20
-_DIGITS_BYTES: Final = 8 * 2**moments.DIGIT_BITS
-"""What the counts of one digit take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Chips that are measured at once: some rows of a bucket, and the value that their TIFFs call nodata."""
-
-    bucket: str
-    rows: np.ndarray[Any, Any]
-    nodata: Any
+_ROUNDING: Final = 1e-9
+_SPLITS_MEASURED: Final = 16
+"""Splits that have figures of bands; where there are more, none has."""
+_COLUMNS: Final = ("position", "bucket", "row", "nodata", "split", "classes", "objects")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,68 +44,211 @@ class Stats:
     Attributes
     ----------
     samples : int
+        How many were measured.
+    chips : tuple of dict
+        Of each shape and type: bucket, dtype, bands, height, width, samples.
     bands : tuple of Band
         In the order of bands: count, invalid (not finite), min, max, mean, std (of the population), percentiles, and a
         histogram with its edges; nodata is left out.
     classes : dict
-        By class: samples, objects, and for objects ``area_px``, ``width_px`` and ``height_px`` with min, max, mean and
-        median.
+        By class: samples, objects, and for objects ``area_px``, ``width_px``, ``height_px``, and ``area_m2`` where they
+        are georeferenced: count, min, max, mean, median and percentiles of each.
+    objects : dict
+        Of all objects: how many, the same sizes, and the same of the objects ``per_sample``.
     objects_per_sample : dict
         How many samples have so many objects.
     splits : dict
-        By split, "" for none: samples, objects, and samples by class.
+        By split, "" for none: samples, objects, samples by class, objects by class, and of each of its bands count,
+        min, max, mean and std.
     """
 
     samples: int
+    chips: tuple[dict[str, Any], ...]
     bands: tuple[Band, ...]
     classes: dict[str, dict[str, Any]]
+    objects: dict[str, Any]
     objects_per_sample: dict[int, int]
     splits: dict[str, dict[str, Any]]
+    places: Callable[[], tuple[Any, Any]] | None = field(default=None, repr=False, compare=False)
+    """Reads where the samples are, for a picture."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        bands = [{"band": number, **asdict(band)} for number, band in enumerate(self.bands, 1)]
         counts = {str(number): samples for number, samples in self.objects_per_sample.items()}
         return {
             "samples": self.samples,
-            "bands": bands,
+            "chips": list(self.chips),
+            "bands": [{"band": number, **asdict(band)} for number, band in enumerate(self.bands, 1)],
             "classes": self.classes,
+            "objects": self.objects,
             "objects_per_sample": counts,
             "splits": self.splits,
         }
+
+    def plot(self, dest: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Draw histograms of bands, class balance, objects per sample, and a map of footprints.
+
+        Parameters
+        ----------
+        dest : path
+            A ``.png``, ``.svg`` or ``.pdf``; it appears whole or not at all.
+        overwrite : bool
+            Replace a file that is there.
+
+        Raises
+        ------
+        UsageError
+            For another kind of file, and where matplotlib is not installed.
+        ConflictError
+            When the target exists.
+        StoreError
+            When the target cannot be written.
+        """
+        from vedastore.ops.picture import draw
+
+        draw(self, dest, overwrite=overwrite)
 
 
 def stats(
     snapshot: Snapshot,
     positions: Any,
     *,
+    whole: bool = False,
     bucket: str | None = None,
     percentiles: Sequence[float] = PERCENTILES,
+    cached: bool = True,
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Stats:
     """Measure the samples at some positions; see ``Collection.stats``.
 
+    ``whole`` says that they are all of the version, whose statistics the store keeps; with ``cached`` what it has kept
+    is the answer.
+
     Raises
     ------
     UsageError
         When images are of several types and no bucket is named, are complex, or a percentile is none.
     """
+    percents = _parse_percentiles(percentiles)
+    is_kept = whole and percents == PERCENTILES
+    places = partial(read_places, snapshot, positions, bucket)
+    if is_kept and cached:
+        with suppress(StoreError):  # which says that what is kept is damaged: it is made again
+            if (document := read_kept(snapshot, bucket)) is not None:
+                return parse_stats(document, places)
+    with open_executor(workers, client) as executor:
+        run = partial(map_ordered, executor)
+        found = _measure(snapshot, positions, bucket, percents, run=run, progress=progress)
+    if is_kept:
+        keep_stats(snapshot, bucket, found.to_dict())
+    return replace(found, places=places)
+
+
+def check_kept(snapshot: Snapshot, *, workers: int | None = None, client: Any = None) -> Iterator[Finding]:
+    """Measure again what the store keeps of a version, and tell where that is not what it says."""
+    everything = np.arange(snapshot.version.samples)
+    for bucket in (None, *snapshot.version.buckets):
+        key = stats_key(snapshot, bucket)
+        try:
+            kept = read_kept(snapshot, bucket)
+            found = kept and stats(snapshot, everything, bucket=bucket, workers=workers, client=client).to_dict()
+        except (StoreError, UsageError) as error:
+            yield Finding("statistics", error.message, key)
+            continue
+        if kept and not _is_alike(kept, json.loads(json.dumps(found))):
+            yield Finding("statistics", "the statistics that are kept here are not those of the version", key)
+
+
+def _is_alike(kept: Any, found: Any) -> bool:
+    """Compare documents; another machine may round in another place."""
+    if isinstance(kept, dict) and isinstance(found, dict):
+        return kept.keys() == found.keys() and all(_is_alike(kept[name], found[name]) for name in kept)
+    if isinstance(kept, list) and isinstance(found, list):
+        return len(kept) == len(found) and all(map(_is_alike, kept, found))
+    if isinstance(kept, float) and isinstance(found, float):
+        return math.isclose(kept, found, rel_tol=_ROUNDING)
+    return type(kept) is type(found) and bool(kept == found)
+
+
+def parse_stats(document: dict[str, Any], places: Callable[[], tuple[Any, Any]] | None = None) -> Stats:
+    """Return statistics by what their `Stats.to_dict` says."""
+    counts = {int(number): samples for number, samples in document["objects_per_sample"].items()}
+    return Stats(
+        samples=document["samples"],
+        chips=tuple(document["chips"]),
+        bands=tuple(_parse_band(**band) for band in document["bands"]),
+        classes=document["classes"],
+        objects=document["objects"],
+        objects_per_sample=counts,
+        splits=document["splits"],
+        places=places,
+    )
+
+
+def _parse_band(band: int, histogram: list[int], edges: list[float], **figures: Any) -> Band:  # noqa: ARG001 - its place
+    return Band(histogram=tuple(histogram), edges=tuple(edges), **figures)
+
+
+def read_places(snapshot: Snapshot, positions: Any, bucket: str | None) -> tuple[Any, list[str]]:
+    """Return the footprints of samples, None where one has none, and their splits, "" for none."""
     import pyarrow.compute as pc
 
-    percents = _parse_percentiles(percentiles)
-    columns = ["position", "bucket", "row", "nodata", "split", "classes", "objects"]
-    table = snapshot.table("samples").read_rows(positions, columns)
+    table = snapshot.table("samples").read_rows(positions, ["bucket", "row", "split", "geometry"])
+    if bucket is not None:
+        table = table.filter(pc.equal(table.column("bucket"), bucket))
+    shapes = geometry.parse_wkb(table.column("geometry").to_pylist())
+    return shapes, table.column("split").fill_null("").to_pylist()
+
+
+def _measure(
+    snapshot: Snapshot,
+    positions: Any,
+    bucket: str | None,
+    percents: Sequence[float],
+    *,
+    run: Callable[..., Any],
+    progress: Callable[[int, int | None], None] | None,
+) -> Stats:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = snapshot.table("samples").read_rows(positions, _COLUMNS)
     chosen = _choose_buckets(snapshot, table, bucket)
     if bucket is not None:
         table = table.filter(pc.equal(table.column("bucket"), bucket))
-    blocks = list(_plan(table, chosen))
-    with open_executor(workers, client) as executor:
-        run = partial(map_ordered, executor)
-        bands = _Passes(snapshot, blocks, chosen, run, progress).describe(percents) if blocks else ()
-    classes, per_sample, splits = count_labels(snapshot, table)
-    return Stats(len(table), bands, classes, per_sample, splits)
+    names, codes = np.unique(table.column("split").fill_null("").to_numpy().astype(str), return_inverse=True)
+    blocks = list(plan_blocks(table, codes if len(names) <= _SPLITS_MEASURED else np.zeros_like(codes), chosen))
+    bands, by_split = Passes(snapshot, blocks, chosen, run, progress).describe(percents) if blocks else ((), {})
+    labels = count_labels(
+        snapshot, table.append_column("split_code", pa.array(codes, "int64")), percents, names.tolist()
+    )
+    measured = by_split if len(names) <= _SPLITS_MEASURED else {}
+    for number, entry in enumerate(labels.splits.values()):
+        entry["bands"] = [_figures(band, part) for band, part in enumerate(measured.get(number, ()), 1)]
+    counts = Counter(table.column("bucket").to_pylist())
+    return Stats(
+        samples=len(table),
+        chips=tuple(_chips(name, b.spec, counts[name]) for name, b in chosen.items()),
+        bands=bands,
+        classes=labels.classes,
+        objects=labels.objects,
+        objects_per_sample=labels.objects_per_sample,
+        splits=labels.splits,
+    )
+
+
+def _chips(name: str, spec: ChipSpec, samples: int) -> dict[str, Any]:
+    return {"bucket": name, "dtype": spec.dtype, "bands": spec.bands, "height": spec.height, "width": spec.width,
+            "samples": samples}  # fmt: skip
+
+
+def _figures(band: int, part: Moments) -> dict[str, Any]:
+    if not part.count:
+        return {"band": band, "count": 0, **dict.fromkeys(("min", "max", "mean", "std"))}
+    return {"band": band, "count": part.count, "min": part.least, "max": part.most, "mean": float(part.mean),
+            "std": part.std}  # fmt: skip
 
 
 def _parse_percentiles(given: Any) -> tuple[float, ...]:
@@ -134,144 +276,3 @@ def _choose_buckets(snapshot: Snapshot, table: Any, bucket: str | None) -> dict[
     if any(np.dtype(name).kind == "c" for name in types):
         raise UsageError("complex numbers have no order, and so no statistics here", where=snapshot.objects.url)
     return chosen
-
-
-def _plan(table: Any, buckets: dict[str, Bucket]) -> Iterator[Block]:
-    """Yield blocks of chips: of one bucket and one nodata value, in the order of rows, of bounded size."""
-    import pyarrow.compute as pc
-
-    for name, bucket in buckets.items():
-        own = table.filter(pc.equal(table.column("bucket"), name))
-        texts = own.column("nodata").combine_chunks().dictionary_encode()
-        codes = texts.indices.fill_null(-1).to_numpy()
-        rows = own.column("row").to_numpy()
-        order = np.lexsort((rows, codes))
-        spec, known = bucket.spec, texts.dictionary.to_pylist()
-        most = max(1, _BLOCK_BYTES // (spec.bands * spec.height * spec.width * spec.itemsize))
-        for part in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
-            code = int(codes[part[0]])
-            nodata = None if code < 0 else parse_nodata(known[code], spec.dtype)
-            for start in range(0, len(part), most):
-                yield Block(name, rows[part[start : start + most]], nodata)
-
-
-class _Passes:
-    """The passes over the pixels: one for values of 8 and 16 bits, one more for each further 16 bits of wider ones."""
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        blocks: list[Block],
-        buckets: dict[str, Bucket],
-        run: Callable[..., Iterator[Any]],
-        progress: Callable[[int, int | None], None] | None,
-    ) -> None:
-        self._snapshot, self._blocks, self._run = snapshot, blocks, run
-        self._dtype = np.dtype(next(iter(buckets.values())).spec.dtype)
-        self._bands = max(b.spec.bands for b in buckets.values())
-        self._size = {
-            name: b.spec.bands * b.spec.height * b.spec.width * b.spec.itemsize for name, b in buckets.items()
-        }
-        passes = 1 if moments.is_counted(self._dtype) else self._dtype.itemsize * 8 // moments.DIGIT_BITS
-        self._total, self._done = passes * sum(len(b.rows) for b in blocks), 0
-        self._report = progress or (lambda _done, _total: None)
-
-    def describe(self, percents: Sequence[float]) -> tuple[Band, ...]:
-        """Return what is known of every band."""
-        if moments.is_counted(self._dtype):
-            counts: list[Any] = [0] * self._bands
-            for found in self._pass(_count_block):
-                for band, part in enumerate(found):
-                    counts[band] = counts[band] + part
-            return tuple(moments.describe_counts(np.asarray(c), self._dtype, percents) for c in counts)
-        return self._describe_wide(percents)
-
-    def _describe_wide(self, percents: Sequence[float]) -> tuple[Band, ...]:
-        totals = [Moments()] * self._bands
-        digits: list[Any] = [0] * self._bands
-        for found in self._pass(_measure_block):
-            for band, (part, first) in enumerate(found):
-                totals[band], digits[band] = totals[band].merge(part), digits[band] + first
-        ranks = [moments.ranks_of(percents, t.count) for t in totals]
-        searches = [
-            {rank: Search(rank).narrow(counts) for rank in wanted} for wanted, counts in zip(ranks, digits, strict=True)
-        ]
-        edges = [moments.bin_edges(t.least, t.most, self._dtype) if t.count else None for t in totals]
-        bins: list[Any] = [0] * self._bands
-        for known in range(moments.DIGIT_BITS, self._dtype.itemsize * 8, moments.DIGIT_BITS):
-            prefixes = [sorted({s.prefix for s in band.values()}) for band in searches]
-            wanted = edges if known == moments.DIGIT_BITS else [None] * self._bands
-            counts: list[dict[int, Any]] = [{} for _ in range(self._bands)]
-            refine = partial(_refine_block, prefixes=prefixes, known_bits=known, edges=wanted)
-            for found in self._pass(refine, max(map(len, prefixes))):
-                for band, (part, filled) in enumerate(found):
-                    bins[band] = bins[band] + filled
-                    for prefix, numbers in part.items():
-                        counts[band][prefix] = counts[band].get(prefix, 0) + numbers
-            searches = [
-                {rank: s.narrow(of[s.prefix]) for rank, s in band.items()}
-                for band, of in zip(searches, counts, strict=True)
-            ]
-        values = [{r: moments.key_value(s.prefix, self._dtype) for r, s in band.items()} for band in searches]
-        return tuple(
-            Band(
-                count=t.count,
-                invalid=t.invalid,
-                min=t.least,
-                max=t.most,
-                mean=float(t.mean),
-                std=float(np.sqrt(t.squares / t.count)),
-                percentiles=moments.percentiles(percents, t.count, found),
-                histogram=tuple(np.asarray(filled).tolist()),
-                edges=tuple(e.tolist()),
-            )
-            if t.count and e is not None
-            else Band(0, t.invalid, None, None, None, None)
-            for t, found, filled, e in zip(totals, values, bins, edges, strict=True)
-        )
-
-    def _pass(self, measure: Callable[..., Any], digits: int = 1) -> Iterator[Any]:
-        """Measure every block; ``digits`` are those that are counted of each band."""
-        found_bytes = self._bands * digits * _DIGITS_BYTES
-        sized: Iterable[tuple[Block, int]] = (
-            (b, len(b.rows) * self._size[b.bucket] + found_bytes) for b in self._blocks
-        )
-        for block, found in zip(self._blocks, self._run(partial(measure, snapshot=self._snapshot), sized), strict=True):
-            self._done += len(block.rows)
-            self._report(self._done, self._total)
-            yield found
-
-
-def _values(block: Block, snapshot: Snapshot) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield the values of each band of some chips, without nodata."""
-    pixels = snapshot.chips(block.bucket).read_rows(block.rows)
-    for band in range(pixels.shape[1]):
-        values = pixels[:, band]
-        if block.nodata is None:
-            yield values.reshape(-1)
-        else:
-            is_nan = block.nodata != block.nodata
-            yield values[~np.isnan(values) if is_nan else values != block.nodata]
-
-
-def _count_block(block: Block, snapshot: Snapshot) -> list[Any]:
-    return [moments.count_values(values) for values in _values(block, snapshot)]
-
-
-def _measure_block(block: Block, snapshot: Snapshot) -> list[tuple[Moments, Any]]:
-    return [
-        (Moments.of(values), moments.count_digits(moments.order_keys(values), [0], 0)[0])
-        for values in _values(block, snapshot)
-    ]
-
-
-def _refine_block(
-    block: Block, snapshot: Snapshot, prefixes: list[list[int]], known_bits: int, edges: list[Any]
-) -> list[tuple[dict[int, Any], Any]]:
-    found = []
-    for values, wanted, limits in zip(_values(block, snapshot), prefixes, edges, strict=False):
-        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-        filled: Any = 0 if limits is None else np.histogram(finite, limits)[0]
-        part = moments.count_digits(moments.order_keys(values), wanted, known_bits) if wanted else {}
-        found.append((part, filled))
-    return found

@@ -16,6 +16,7 @@ from vedastore.io import geometry
 from vedastore.model import DEFAULT_LIMITS, Finding, Limits
 from vedastore.ops.comparison import Comparison
 from vedastore.ops.rebuild import Rebuilt, iter_rebuilt
+from vedastore.ops.stats import check_kept
 from vedastore.ops.workers import open_executor
 from vedastore.spec import arrays, keys
 from vedastore.spec.root import dump_json, dump_root
@@ -42,6 +43,8 @@ class VerifyReport:
 
     Without a release, ``byte_identical`` and ``equivalent`` count the images that come back as they were converted.
     With one they count the release's members, all kinds, by what the export of the version has in their place.
+    ``notes`` tell what is wrong with statistics that the store keeps: nothing depends on them, and they can be made
+    again.
     """
 
     ok: bool
@@ -50,6 +53,7 @@ class VerifyReport:
     byte_identical: int
     equivalent: int
     problems: tuple[Finding, ...]
+    notes: tuple[Finding, ...] = ()
 
 
 def verify(
@@ -62,6 +66,8 @@ def verify(
     progress: Callable[[int, int | None], None] | None = None,
 ) -> VerifyReport:
     """Check a version: root, metadata, index, every chunk, every image against its digest, and a release if named.
+
+    Statistics that the store keeps of a sound version are measured again.
 
     ``progress`` is called with members done and in all.
 
@@ -84,6 +90,7 @@ def verify(
             if against is not None:
                 problems += comparison.compare(against)
                 counts = comparison.counts
+    notes = () if problems else tuple(check_kept(snapshot, workers=workers, client=client))
     return VerifyReport(
         ok=not problems,
         version=snapshot.version.version,
@@ -91,6 +98,7 @@ def verify(
         byte_identical=counts["identical"],
         equivalent=counts["equivalent"],
         problems=tuple(problems),
+        notes=notes,
     )
 
 

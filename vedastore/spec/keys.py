@@ -74,6 +74,16 @@ def shard(name: str, number: int) -> str:
     return f"{CHIPS}/{name}/{ARRAY}/c/{number}/0/0/0"
 
 
+def stats(samples_key: str, bucket_name: str | None) -> str:
+    """Key of the statistics of a version, by that of its table of samples; of one bucket's chips where it is named.
+
+    >>> stats("index/5c0ffee1/samples.parquet", None), stats("index/5c0ffee1/samples.parquet", "uint8-3x256x256")
+    ('index/5c0ffee1/stats.json', 'index/5c0ffee1/stats-uint8-3x256x256.json')
+    """
+    name = "stats" if bucket_name is None else f"stats-{bucket_name}"
+    return f"{samples_key.rpartition('/')[0]}/{name}.json"
+
+
 def table(write_id: str, name: str) -> str:
     """Key of an index table of one write."""
     return f"{INDEX}/{write_id}/{name}.parquet"

@@ -162,7 +162,12 @@ def dump_root(root: Root) -> bytes:
     versions = [_dump_version(v) for v in root.versions]
     body = {"format": FORMAT, "write_id": root.write_id, "versions": versions}
     nodes = arrays.hierarchy({name: (b.spec, b.rows) for name, b in root.buckets().items()})
-    return dump_json(arrays.group_metadata(nodes, {ATTRIBUTE: {**body, "checksum": _checksum(body)}}))
+    return dump_json(arrays.group_metadata(nodes, {ATTRIBUTE: seal(body)}))
+
+
+def digest_version(version: Version) -> str:
+    """Return what tells a version from every other one: the SHA-256 of all that the root document says of it."""
+    return _checksum(_dump_version(version))
 
 
 def dump_json(document: Any) -> bytes:
@@ -184,7 +189,7 @@ def parse_root(data: bytes, where: str) -> Root:
     check_size(data, where)
     try:
         body = json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_finite)["attributes"][ATTRIBUTE]
-        number, checksum = body.pop("format"), body.pop("checksum")
+        number, told = body.pop("format"), body.pop("checksum")
     except StoreError as error:
         raise error.at(where) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -196,7 +201,7 @@ def parse_root(data: bytes, where: str) -> Root:
             where=where,
             hint="update vedastore",
         )
-    if checksum != _checksum({"format": number, **body}):
+    if told != _checksum({"format": number, **body}):
         raise StoreError("the root document is damaged: its checksum does not fit", where=where)
     try:
         return _parse_body(body)
@@ -224,6 +229,11 @@ def _parse_finite(text: str) -> float:
     if math.isinf(value := float(text)):
         raise StoreError(f"the root document is damaged: {text[:40]} is out of range")
     return value
+
+
+def seal(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with its checksum."""
+    return {**body, "checksum": _checksum(body)}
 
 
 def _checksum(body: dict[str, Any]) -> str:

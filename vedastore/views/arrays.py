@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vedastore.ops.stats import PERCENTILES, Stats
 from vedastore.ops.stats import stats as measure
 from vedastore.views.batches import Batches, BatchReader, Reading
-from vedastore.views.dataset import build_dataset, mask_array
+from vedastore.views.dataset import build_dataset, build_tree, mask_array
 from vedastore.views.labels import hot_array
 from vedastore.views.objects import Boxes, require_objects
 from vedastore.views.order import Order
@@ -24,6 +24,8 @@ class Arrays:
     """The samples of a snapshot at some positions, as arrays."""
 
     _snapshot: Snapshot
+    _whole: bool
+    """Whether they are all samples of the version, in its order."""
     if TYPE_CHECKING:
 
         @property
@@ -47,10 +49,22 @@ class Arrays:
         Raises
         ------
         UsageError
-            When the samples are of several shapes or types, and no bucket is named; with ``labels``, when some have
-            objects without a place in pixels.
+            When the samples are of several shapes or types, and no bucket is named (:meth:`to_datatree` has them all);
+            with ``labels``, when some have objects without a place in pixels.
         """
         return build_dataset(self._snapshot, self._positions, labels=labels, bucket=bucket)
+
+    def to_datatree(self, labels: bool = True) -> xr.DataTree:
+        """Return a DataTree with one node for each shape and type of images, which is its :meth:`to_xarray`.
+
+        A node has the name of its bucket, such as ``uint8-3x256x256``.
+
+        Raises
+        ------
+        UsageError
+            With ``labels``, when some samples have objects without a place in pixels.
+        """
+        return build_tree(self._snapshot, self._positions, labels=labels)
 
     def batches(
         self,
@@ -198,11 +212,15 @@ class Arrays:
         *,
         bucket: str | None = None,
         percentiles: Sequence[float] = PERCENTILES,
+        cached: bool = True,
         workers: int | None = None,
         client: Any = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Stats:
         """Measure bands, classes and objects; all numbers are exact, whatever the number of workers.
+
+        A store that can be written keeps the statistics of a whole version with the percentiles that it has by default:
+        the next one who asks has them at once.
 
         Values of 8 and 16 bits take one pass over the pixels, wider ones one more for each further 16 bits. Nodata is
         left out, and so is what is not finite; the latter is counted as ``invalid``.
@@ -212,7 +230,9 @@ class Arrays:
         bucket : str, optional
             Measure the images of this shape and type only; images of several types ask for it.
         percentiles : sequence of float
-            Which ones, in percent; between two values they are linear, as NumPy's are.
+            Which ones, in percent, of bands and of objects; between two values they are linear, as NumPy's are.
+        cached : bool
+            Take the answer from the store where it keeps one; without it everything is measured again, and kept.
         workers : int, optional
             Threads; one a core without it.
         client : distributed.Client, optional
@@ -223,7 +243,7 @@ class Arrays:
         Returns
         -------
         Stats
-            ``to_dict()`` gives plain values.
+            ``to_dict()`` gives plain values, ``plot("out.png")`` draws them.
 
         Raises
         ------
@@ -235,6 +255,8 @@ class Arrays:
             self._positions,
             bucket=bucket,
             percentiles=percentiles,
+            whole=self._whole,
+            cached=cached,
             workers=workers,
             client=client,
             progress=progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from vedastore.store.snapshot import Snapshot
 
 _CRS = re.compile(r"EPSG:[0-9]{1,9}\Z|[A-Z][A-Z0-9_]*\[")
+_ID = {"long_name": "id of the sample"}
+_SPLIT = {"long_name": "split of the sample, empty for none"}
+_TRANSFORM = {"long_name": "from pixels to the CRS: x = a * column + b * row + c, y = d * column + e * row + f"}
 _COLUMNS = ("id", "position", "bucket", "row", "split", "crs", "transform", "nodata", "classes", "objects")
 
 
@@ -41,17 +45,19 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
     rows, lengths = _shard_runs(table, spec)
     image = _lazy_chips(snapshot, chosen, rows, lengths)
     coords: dict[str, Any] = {
-        "id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)),
-        "split": ("sample", _column_values(table.column("split"))),
-        "transform": (("sample", "affine"), _transforms(table.column("transform"))),
+        "id": ("sample", np.array(table.column("id").to_pylist(), dtype=object), _ID),
+        "split": ("sample", _column_values(table.column("split")), _SPLIT),
+        "transform": (("sample", "affine"), _transforms(table.column("transform")), _TRANSFORM),
         "affine": ("affine", list("abcdef")),
         **{name: ("sample", _column_values(table.column(name))) for name in added},
     }
-    data: dict[str, Any] = {"image": (DIMENSIONS, image)}
+    data: dict[str, Any] = {"image": (DIMENSIONS, image, {"long_name": "pixel values as stored", "units": "1"})}
     version = snapshot.version
     if labels and version.task == "classification":
         coords["class"] = ("class", np.array(version.classes, dtype=object))
-        data["label"] = (("sample", "class"), multi_hot(table.column("classes").to_pylist(), version.classes))
+        hot = multi_hot(table.column("classes").to_pylist(), version.classes)
+        told = {"long_name": "whether the sample has the class", "flag_values": np.array([0, 1], hot.dtype)}
+        data["label"] = (("sample", "class"), hot, {**told, "flag_meanings": "no yes"})
     elif labels:
         require_objects(snapshot, table.column("position").to_numpy())
         if version.task == "segmentation":
@@ -59,17 +65,40 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
         else:
             data |= _lazy_boxes(snapshot, table, lengths)
             coords["edge"] = ("edge", list(EDGES))
-    attributes = {
-        "title": version.name,
-        "version": version.version,
-        "task": version.task,
-        "source": snapshot.objects.url,
-    }
-    dataset = xr.Dataset(data, coords, attributes)
+    dataset = xr.Dataset(data, coords, _attributes(snapshot))
     nodata, crs = (table.column(name).unique().to_pylist() for name in ("nodata", "crs"))
     if len(nodata) == 1 and (value := parse_nodata(nodata[0], spec.dtype)) is not None:
         dataset["image"].attrs["_FillValue"] = value
     return write_crs(dataset, crs[0], snapshot.objects.url) if len(crs) == 1 else dataset
+
+
+def build_tree(snapshot: Snapshot, positions: Any, *, labels: bool) -> xr.DataTree:
+    """Return the samples at some positions as one Dataset a bucket; nothing but the index is read."""
+    import xarray as xr
+
+    buckets = snapshot.table("samples").read_rows(positions, ["bucket", "row"]).column("bucket").combine_chunks()
+    names = buckets.dictionary_encode()
+    codes, known = names.indices.to_numpy(), names.dictionary.to_pylist()
+    nodes = {
+        name: build_dataset(snapshot, positions[codes == code], labels=labels, bucket=name)
+        for code, name in sorted(enumerate(known), key=itemgetter(1))
+    }
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=_attributes(snapshot)), **nodes})
+
+
+def _attributes(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what a Dataset says of itself: ``source`` is the store, and ``release`` what it was made from."""
+    version = snapshot.version
+    release = version.source.get("url")
+    return {
+        "Conventions": "CF-1.12",
+        "title": version.name,
+        "version": version.version,
+        "task": version.task,
+        "classes": list(version.classes),
+        "source": snapshot.objects.url,
+        **({"release": release} if release else {}),
+    }
 
 
 def mask_array(
@@ -106,7 +135,8 @@ def read_index(snapshot: Snapshot, positions: Any, columns: Sequence[str], bucke
         When the samples are of several buckets and none is named, or there are none.
     """
     table, names = read_samples(snapshot, positions, columns, bucket)
-    return table, only_bucket(names, snapshot.objects.url)
+    other = "; to_datatree() and xr.open_datatree have an array of each"
+    return table, only_bucket(names, snapshot.objects.url, other)
 
 
 def only_bucket(names: Sequence[str], where: str, other: str = "") -> str:
@@ -194,8 +224,7 @@ def build_masks(
     )
     attributes: dict[str, Any] = {"long_name": "object of the sample, from 1 on" if instances else "class"}
     if not instances:
-        attributes["flag_values"] = np.arange(len(classes) + 1, dtype=drawing.dtype)
-        attributes["flag_meanings"] = " ".join(re.sub(r"\s+", "_", name) for name in ("background", *classes))
+        attributes |= _flags("background", classes, drawing.dtype)
     return xr.Variable(("sample", "y", "x"), masks, attributes)
 
 
@@ -209,13 +238,19 @@ def _lazy_boxes(snapshot: Snapshot, table: Any, lengths: tuple[int, ...]) -> dic
         snapshot, table, lengths, read=pad_boxes, shape=(most, len(EDGES) + 1), dtype="float64", how=most
     )
     codes = padded[..., len(EDGES)]
-    told = {"long_name": "class, from 1 on in alphabetical order; 0 where there is no box"}
+    told = {"long_name": "class", **_flags("no_box", snapshot.version.classes, "uint32")}
     edges = {"units": "px", "long_name": "box around an object, from the corner of the first pixel"}
     return {
         "boxes": xr.Variable(("sample", "box", "edge"), padded[..., : len(EDGES)], edges),
         "box_class": xr.Variable(("sample", "box"), codes.map_blocks(_whole, dtype="uint32"), told),
-        "box_count": xr.Variable(("sample",), counts, {"long_name": "boxes of the sample"}),
+        "box_count": xr.Variable(("sample",), counts, {"long_name": "boxes of the sample", "units": "1"}),
     }
+
+
+def _flags(nothing: str, classes: Sequence[str], dtype: str) -> dict[str, Any]:
+    """Return what numbers mean, as CF has it: 0 is nothing, 1 the first class. A meaning is one word."""
+    meanings = " ".join(re.sub(r"\s+", "_", name) for name in (nothing, *classes))
+    return {"flag_values": np.arange(len(classes) + 1, dtype=dtype), "flag_meanings": meanings}
 
 
 def _whole(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

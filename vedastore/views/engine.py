@@ -1,4 +1,4 @@
-"""``xarray.open_dataset(path, engine="vedastore")``: the door for those who come from xarray."""
+"""``xarray.open_dataset`` and ``open_datatree`` with ``engine="vedastore"``: for those who come from xarray."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from vedastore.views.collection import Collection
+
 
 class VedastoreBackend(BackendEntrypoint):
-    """Opens a store as ``Collection.to_xarray`` gives it."""
+    """Opens a store as ``Collection.to_xarray`` or ``Collection.to_datatree`` gives it."""
 
     description = "Labelled Earth-observation chips"
+    supports_groups: ClassVar[bool] = True
     open_dataset_parameters: ClassVar[tuple[str, ...]] = (
         *("filename_or_obj", "drop_variables", "version", "labels", "bucket"),
     )
@@ -42,15 +45,41 @@ class VedastoreBackend(BackendEntrypoint):
         StoreError, UsageError
             As ``vedastore.open`` and ``Collection.to_xarray``.
         """
-        if not isinstance(filename_or_obj, str | os.PathLike):
-            raise UsageError(f"a store is a path, not {type(filename_or_obj).__name__}")
-        dataset = open_collection(filename_or_obj, version).to_xarray(labels=labels, bucket=bucket)
-        dropped = [drop_variables] if isinstance(drop_variables, str) else drop_variables or ()
-        dataset = dataset.drop_vars(dropped, errors="ignore")
-        for variable in dataset.variables.values():
-            if variable.chunks is not None:  # what chunks={} asks for: a chunk is a shard
-                variable.encoding["preferred_chunks"] = dict(zip(variable.dims, variable.chunks, strict=True))
-        return dataset
+        return _prepare(_open(filename_or_obj, version).to_xarray(labels=labels, bucket=bucket), drop_variables)
+
+    def open_datatree(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        version: str | None = None,
+        labels: bool = True,
+    ) -> xr.DataTree:
+        """Return the DataTree of a version, the latest unless it is named: one node a shape and type of images.
+
+        Raises
+        ------
+        StoreError, UsageError
+            As ``vedastore.open`` and ``Collection.to_datatree``.
+        """
+        import xarray as xr
+
+        groups = self.open_groups_as_dict(
+            filename_or_obj, drop_variables=drop_variables, version=version, labels=labels
+        )
+        return xr.DataTree.from_dict(groups)
+
+    def open_groups_as_dict(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        version: str | None = None,
+        labels: bool = True,
+    ) -> dict[str, xr.Dataset]:
+        """Return the Datasets of that DataTree by their paths."""
+        tree = _open(filename_or_obj, version).to_datatree(labels=labels)
+        return {node.path: _prepare(node.to_dataset(), drop_variables) for node in tree.subtree}
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Tell whether a place is a store of ours: only its root document is read."""
@@ -60,3 +89,18 @@ class VedastoreBackend(BackendEntrypoint):
             return read_root(open_objects(filename_or_obj)) is not None
         except (StoreError, UsageError):
             return False
+
+
+def _open(place: Any, version: str | None) -> Collection:
+    if not isinstance(place, str | os.PathLike):
+        raise UsageError(f"a store is a path, not {type(place).__name__}")
+    return open_collection(place, version)
+
+
+def _prepare(dataset: xr.Dataset, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
+    dropped = [drop_variables] if isinstance(drop_variables, str) else drop_variables or ()
+    dataset = dataset.drop_vars(dropped, errors="ignore")
+    for variable in dataset.variables.values():
+        if variable.chunks is not None:  # what chunks={} asks for: a chunk is a shard
+            variable.encoding["preferred_chunks"] = dict(zip(variable.dims, variable.chunks, strict=True))
+    return dataset
