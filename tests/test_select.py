@@ -111,7 +111,7 @@ def test_split_and_limit(collection, frame):
     assert ids(collection.select(split="test")) == expected
     assert ids(collection.select(split="test", limit=7)) == expected[:7]
     assert ids(collection.select(limit=np.int64(9))) == frame.id[:9].tolist()
-    for found in (collection.select(limit=0), collection.select(split="none"), collection.select(ids=[])):
+    for found in (collection.select(limit=0), collection.select(ids=[])):
         assert len(found) == len(found.samples) == len(found.features) == len(list(found)) == 0
         assert found.bounds is None
     assert len(collection.select(limit=10 * SAMPLES)) == SAMPLES

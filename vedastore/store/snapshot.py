@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,7 +101,8 @@ class Snapshot:
         """The columns in which samples are searched."""
         process = os.getpid()
         if process not in self._lookups:
-            self._lookups[process] = Lookup(self.table("samples"), self.version.classes)
+            features = partial(self.table, "features")
+            self._lookups[process] = Lookup(self.table("samples"), self.version.classes, features)
         return self._lookups[process]
 
     def chips(self, bucket: str) -> ShardReader:

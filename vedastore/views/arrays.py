@@ -76,7 +76,7 @@ class Arrays:
         shuffle : bool
             Whether to take all samples in a random order, another one for each ``seed``, instead of the collection's.
         split : str, optional
-            Take the samples of this split only.
+            Take the samples of this split only; of none where it is an empty text.
         workers : int, optional
             Threads; one for each core that this process may use without it.
         bucket : str, optional
@@ -98,7 +98,7 @@ class Arrays:
         Raises
         ------
         UsageError
-            When there are no such samples, or they are of several shapes or types and no bucket is named.
+            When there is no such split or sample, or they are of several shapes or types and no bucket is named.
         """
         return iter_batches(
             self._snapshot,

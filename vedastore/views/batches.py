@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import numpy as np
 
 from vedastore.errors import UsageError
+from vedastore.ops.select import select
 from vedastore.ops.workers import count_workers
 from vedastore.store.spilled import SpilledColumn
 from vedastore.views.dataset import read_index
@@ -52,10 +53,8 @@ def iter_batches(
         When there are no such samples, they are of several buckets and none is named, or a number is below 1.
     """
     size, seed, skip = _whole(size, "size", least=1), _whole(seed, "seed", least=0), _whole(skip, "skip", least=0)
-    if split is not None and not isinstance(split, str):
-        raise UsageError(f"split is {split!r}, which is no text")
     threads = count_workers(workers)
-    table, name = read_index(snapshot, positions, _COLUMNS, bucket, split)
+    table, name = read_index(snapshot, select(snapshot, positions, split=split), _COLUMNS, bucket)
     read_labels = _choose_labels(snapshot, table.column("position").to_numpy(), name, labels)
     if shuffle:
         table = table.take(np.random.default_rng(seed).permutation(len(table)))

@@ -164,6 +164,8 @@ class Collection(Arrays):
         *,
         ids: Iterable[str] | str | None = None,
         classes: Iterable[str] | str | None = None,
+        match: Literal["any", "all", "none"] = "any",
+        objects: int | tuple[int | None, int | None] | Mapping[str, int | tuple[int | None, int | None]] | None = None,
         bbox: tuple[float, float, float, float] | None = None,
         intersects: Any = None,
         split: str | None = None,
@@ -180,7 +182,12 @@ class Collection(Arrays):
         ids : iterable of str, optional
             The samples of these ids.
         classes : str or iterable of str, optional
-            Samples that have at least one of these classes.
+            Samples that have these classes, as ``match`` says.
+        match : {"any", "all", "none"}
+            Whether a sample must have at least one of the classes, each of them, or none.
+        objects : int, (least, most), or mapping of class to one of these, optional
+            Samples with at least so many labelled objects, or with a number of them in a range, None for an open end;
+            objects of a class where it is named. In a classification each class that a sample has counts as one.
         bbox : (west, south, east, north), optional
             Samples whose footprint's box has a point in common with this one, in degrees. West is above east where the
             box runs over the antimeridian; footprints there are found however their longitudes are written.
@@ -190,7 +197,7 @@ class Collection(Arrays):
             longitudes go on past 180 where it runs over the antimeridian, or cut it there. A footprint around a pole
             counts as its box.
         split : str, optional
-            Samples of this split.
+            Samples of this split; of none where it is an empty text.
         where : str, optional
             Samples for which a condition in SQL (DuckDB's) on the columns of ``samples`` is true, without subqueries.
             Besides those of :attr:`samples` there are ``bbox.xmin`` and its like, ``envelope``, ``label``, and digests.
@@ -202,14 +209,15 @@ class Collection(Arrays):
         SampleNotFoundError
             When an id is not that of a sample of this collection.
         UsageError
-            When there is no such class, or a box, shape, condition or limit makes no sense.
-
+            When the version has no such class or split, or a number, box, shape, condition or limit makes no sense.
         """
         chosen = find_samples(
             self._snapshot,
             self._positions,
             ids=ids,
             classes=classes,
+            match=match,
+            objects=objects,
             bbox=bbox,
             intersects=intersects,
             split=split,

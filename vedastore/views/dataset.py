@@ -90,10 +90,8 @@ def mask_array(
     return xr.DataArray(masks, {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object))}, name="mask")
 
 
-def read_index(
-    snapshot: Snapshot, positions: Any, columns: Sequence[str], bucket: str | None, split: str | None = None
-) -> tuple[Any, str]:
-    """Read columns of the samples at some positions that are of one bucket, and of one split where it is named.
+def read_index(snapshot: Snapshot, positions: Any, columns: Sequence[str], bucket: str | None) -> tuple[Any, str]:
+    """Read columns of the samples at some positions that are of one bucket.
 
     Returns
     -------
@@ -109,12 +107,9 @@ def read_index(
 
     where = snapshot.objects.url
     table = snapshot.table("samples").read_rows(positions, columns)
-    if split is not None:
-        table = table.filter(pc.equal(table.column("split"), split))
     names = sorted(table.column("bucket").unique().to_pylist())
     if not names:
-        told = "" if split is None else f" in the split {split!r}"
-        raise UsageError(f"there is no sample to make an array of{told}", where=where)
+        raise UsageError("there is no sample to make an array of", where=where)
     if bucket is None and len(names) > 1:
         hint = f"name one with bucket=: {', '.join(names)}"
         raise UsageError("the samples are of several shapes or types, which no one array holds", where=where, hint=hint)
