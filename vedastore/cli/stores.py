@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vedastore.cli.output import FINDINGS, open_client, open_progress, placed, plural, size_text, tell
-from vedastore.errors import LabelError, UsageError, escape
+from vedastore.cli.selection import choose
+from vedastore.errors import UsageError, escape
 
 if TYPE_CHECKING:
     import argparse
-    from typing import Any
 
 _SHOWN = ("id", "position", "split", "classes", "objects", "flags", "geometry")
 _COORDS = {"pixel": "pixels", "geographic": "degrees"}
@@ -73,47 +73,23 @@ def query(options: argparse.Namespace) -> int:
     if options.geojson and options.json:
         raise UsageError("there are two forms of output", hint="choose --json or --geojson")
     collection = open_collection(options.store, options.version)
-    found = collection.select(
-        ids=options.id or None,
-        classes=options.class_ or None,
-        bbox=None if options.bbox is None else _numbers(options.bbox),
-        intersects=None if options.intersects is None else _read_geojson(options.intersects),
-        split=options.split,
-        where=options.where,
-        limit=options.limit,
-    )
+    found = choose(collection, options)
     if options.geojson:
         frame = found.samples[list(_SHOWN)]
         frame = frame.assign(**{name: [list(v) for v in frame[name]] for name in ("classes", "flags")})
         print(frame.to_json(drop_id=True))
         return 0
-    rows = found.samples[["id", "classes", "objects", "split"]].itertuples(index=False)
-    samples = [{"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": r.split} for r in rows]
+    rows = found.samples[["id", "classes", "objects"]].itertuples(index=False)
+    splits = (s if isinstance(s, str) else None for s in found.samples["split"])
+    samples = [
+        {"id": r.id, "classes": list(r.classes), "objects": r.objects, "split": split}
+        for r, split in zip(rows, splits, strict=True)
+    ]
     lines = (
         f"{s['id']}  {s['split'] or '-'}  {plural(s['objects'], 'object')}  {', '.join(s['classes'])}" for s in samples
     )
     tell(options, {"store": options.store, "count": len(samples), "of": len(collection), "samples": samples}, *lines)
     return 0
-
-
-def _numbers(text: str) -> Any:
-    return text.replace(",", " ").split()
-
-
-def _read_geojson(path: str) -> Any:
-    """Return what a file of GeoJSON says."""
-    from pathlib import Path
-
-    from vedastore.io.geojson import parse_json
-
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"the shape cannot be read: {error.strerror}", where=path) from None
-    try:
-        return parse_json(data, path)
-    except LabelError as error:
-        raise UsageError(error.message, where=error.where) from None
 
 
 def stats(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from vedastore.store.columns import arrow_array
 from vedastore.store.kept import Kept
 
 if TYPE_CHECKING:
@@ -71,17 +72,32 @@ class Lookup:
                 return int(start + at)
         return None
 
+    def find_many(self, names: Sequence[str]) -> Positions:
+        """Return the positions of samples by their ids; -1 where there is none."""
+        import pyarrow.compute as pc
+
+        wanted = arrow_array(names, self.ids(0).type)
+        found = np.full(len(names), -1)
+        for block, start in enumerate(self._starts[:-1].tolist()):
+            at = pc.index_in(wanted, value_set=self.ids(block)).fill_null(-1).to_numpy()
+            found[at >= 0] = start + at[at >= 0]
+        return found
+
     def mask_ids(self, wanted: Sequence[str], positions: Positions) -> Any:
         """Tell which samples have one of some ids."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        parts = [self._names(block, part) for block, part in self.blocks(positions)]
-        return pc.is_in(pa.chunked_array(parts, "string"), value_set=pa.array(wanted, "string")).to_numpy()
+        names = pa.chunked_array(self.id_parts(positions), "string")
+        return pc.is_in(names, value_set=pa.array(wanted, "string")).to_numpy()
 
     def names(self, positions: Positions) -> list[str]:
         """Return the ids of samples."""
-        return [name for block, part in self.blocks(positions) for name in self._names(block, part).to_pylist()]
+        return [name for part in self.id_parts(positions) for name in part.to_pylist()]
+
+    def id_parts(self, positions: Positions) -> list[Any]:
+        """Return the ids of samples as pyarrow Arrays, one after the other."""
+        return [self._names(block, part) for block, part in self.blocks(positions)]
 
     def rows(self, block: int) -> int:
         """Return how many samples a block has."""

@@ -15,12 +15,11 @@ from vedastore.ops import split as split_op
 from vedastore.ops import verify as verify_op
 from vedastore.ops.select import find_bounds
 from vedastore.ops.select import select as find_samples
-from vedastore.store.snapshot import Snapshot, open_snapshot
+from vedastore.store.snapshot import Snapshot, open_snapshot, read_json
 from vedastore.views import sample as sample_view
 from vedastore.views.arrays import Arrays
 from vedastore.views.frames import feature_frame, sample_frame
 from vedastore.views.html import SHOWN, collection_page
-from vedastore.views.sample import read_json
 
 if TYPE_CHECKING:
     import os
@@ -286,7 +285,11 @@ class Collection(Arrays):
         client: Any = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> ExportReport:
-        """Write a version, this one unless it is named, as a release.
+        """Write a version, this one unless it is named, as a release; of a selection, a smaller one.
+
+        The samples of a selection come in the order of the store, with the bytes that they have in the whole release.
+        ``meta.json`` and ``bounds.geojson`` are made true for them, and keep what is true already; classes stay as they
+        are. Members that belong to other samples are left out. The report names what was rewritten, and why.
 
         Parameters
         ----------
@@ -309,18 +312,20 @@ class Collection(Arrays):
         Raises
         ------
         UsageError
-            For a selection, and for a target or level that makes no sense.
+            For a selection without samples, or of another version than the one that is named, and for a target or
+            level that makes no sense.
         ConflictError
             When the target exists.
         StoreError
             When the store is damaged, or the target cannot be written.
         """
-        if not self._whole:
-            hint = "export the collection without a slice or select()"
-            raise UsageError("only a whole version can be exported", hint=hint)
+        if not self._whole and version not in {None, self.version}:
+            hint = "open that version, and select from it"
+            raise UsageError(f"the selection is one of version {self.version}", where=self.store, hint=hint)
         return export_op.export(
-            self._snapshot if version is None else open_snapshot(self.store, version),
+            self._snapshot if version in {None, self.version} else open_snapshot(self.store, version),
             dest,
+            positions=None if self._whole else self._positions,
             for_import=for_import,
             overwrite=overwrite,
             level=level,
