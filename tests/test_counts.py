@@ -20,7 +20,7 @@ from vedastore.store import lookup
 
 SAMPLES = 20_000  # two blocks
 CLASSES = synthetic.CLASSES
-relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

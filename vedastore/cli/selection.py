@@ -65,7 +65,7 @@ def _parse_objects(text: str) -> Any:
     found = _OBJECTS.fullmatch(text)
     if not found or not (found["least"] or found["most"]):
         hint = "give 2 for at least two, a range such as 2..5, 2.. or ..5, or car=2..5"
-        raise UsageError(f"{text!r} is no number of objects", hint=hint)
+        raise UsageError(f"{text[:40]!r} is no number of objects", hint=hint)
     least, most = (int(edge) if edge else None for edge in (found["least"], found["most"]))
     edges = (least, most) if found["range"] else least
     return edges if found["name"] is None else {found["name"]: edges}

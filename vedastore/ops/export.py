@@ -37,9 +37,9 @@ class ExportReport:
     """What an export wrote.
 
     ``identical`` members have the bytes that were converted; ``equivalent`` ones are images with the same pixels, tags
-    and layout; ``rewritten`` ones, of a release of some samples, are named with the reason. ``left_out`` counts other
-    members that belong to samples which are not there. ``request`` is the body of a bulk-import request, for an export
-    that is for import.
+    and layout; ``rewritten`` ones are not as they were converted, because only some samples were exported: each has its
+    ``member`` and the ``reason``. ``left_out`` counts other members that belong to samples which are not there.
+    ``request`` is the body of a bulk-import request, for an export that is for import.
     """
 
     dest: str
