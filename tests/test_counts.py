@@ -15,7 +15,8 @@ import vedastore as vs
 from tests import synthetic
 from tests.builders import make_release, plain_tiff
 from tests.test_hostile_store import key_of
-from tests.test_select import ids, rewrite_table
+from tests.test_lookup import rewrite_table
+from tests.test_select import ids
 from vedastore.store import lookup
 
 SAMPLES = 20_000  # two blocks

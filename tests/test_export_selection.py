@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import vedastore as vs
 from tests.builders import TASKS, Release, geotiff, gnu_tar_members, make_release, pixels_of, plain_tiff
 from tests.test_docs import run_cli
-from tests.test_select import rewrite_table
+from tests.test_lookup import rewrite_table
 from vedastore.errors import StoreError, UsageError
 from vedastore.io.objects import LocalObjects
 from vedastore.spec.excerpt import feature_id, owners
@@ -471,36 +471,8 @@ def test_the_command(shared, tmp_path):
     assert Release(gnu_tar_members(tmp_path / "c.tar.gz", tmp_path / "whole")).members == release.members
 
 
-OBJECTS = {
-    "2": 2,
-    "2..5": (2, 5),
-    "2..": (2, None),
-    "..1": (None, 1),
-    "car=1": {"car": 1},
-    "car=..1": {"car": (None, 1)},
-}
-
-
-@pytest.mark.parametrize("text", OBJECTS)
-def test_numbers_of_objects_in_words(shared, text):
+def test_progress_counts_members(shared, tmp_path):
     _, collection = shared
-    code, out = run_cli(["query", collection.store, "--objects", text, "--json"])
-    found = json.loads(out, parse_constant=pytest.fail)
-    assert (code, [s["id"] for s in found["samples"]]) == (0, [s.id for s in collection.select(objects=OBJECTS[text])])
-    assert 0 < found["count"] < SAMPLES
-
-
-def test_several_questions_at_once(shared):
-    _, collection = shared
-    words = ["--objects", "2..4", "--objects", "car=1..", "--class", "boat", "--class", "car", "--match", "all"]
-    code, out = run_cli(["query", collection.store, *words, "--split", "", "--limit", "2", "--json"])
-    wanted = collection.select(objects=(2, 4), classes=["boat", "car"], match="all", limit=2)
-    assert (code, [s["id"] for s in json.loads(out)["samples"]]) == (0, [s.id for s in wanted])
-    assert len(wanted)
-
-
-@pytest.mark.parametrize("text", ["", "x", "..", "car=", "1-2", "-1", "1..2..3", "5..2", "1.5", "nobody=1", "9" * 5000])
-def test_numbers_that_make_no_sense(shared, text):
-    _, collection = shared
-    code, out = run_cli(["query", collection.store, f"--objects={text}"])
-    assert (code, len(out.splitlines()), len(out) < 500) == (2, 1, True)
+    told = []
+    collection[2:5].export(tmp_path / "p.tar.gz", progress=lambda done, total: told.append((done, total)))
+    assert told == [(n, 9) for n in range(1, 10)]

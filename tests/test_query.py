@@ -77,6 +77,40 @@ def test_questions_that_make_no_sense(store, options, code):
     assert run_cli(["query", store, *options])[0] == code
 
 
+OBJECTS = {
+    "2": 2,
+    "2..5": (2, 5),
+    "2..": (2, None),
+    "..1": (None, 1),
+    "car=1": {"car": 1},
+    "car=..1": {"car": (None, 1)},
+}
+
+
+@pytest.mark.parametrize("text", OBJECTS)
+def test_numbers_of_objects_in_words(store, text):
+    collection = vs.open(store)
+    code, out = run_cli(["query", store, "--objects", text, "--json"])
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert (code, [s["id"] for s in found["samples"]]) == (0, [s.id for s in collection.select(objects=OBJECTS[text])])
+    assert 0 < found["count"] < 15
+
+
+def test_several_questions_at_once(store):
+    collection = vs.open(store)
+    words = ["--objects", "2..4", "--objects", "car=1..", "--class", "boat", "--class", "car", "--match", "all"]
+    code, out = run_cli(["query", store, *words, "--split", "", "--limit", "2", "--json"])
+    wanted = collection.select(objects=(2, 4), classes=["boat", "car"], match="all", limit=2)
+    assert (code, [s["id"] for s in json.loads(out)["samples"]]) == (0, [s.id for s in wanted])
+    assert len(wanted)
+
+
+@pytest.mark.parametrize("text", ["", "x", "..", "car=", "1-2", "-1", "1..2..3", "5..2", "1.5", "nobody=1", "9" * 5000])
+def test_numbers_that_make_no_sense(store, text):
+    code, out = run_cli(["query", store, f"--objects={text}"])
+    assert (code, len(out.splitlines()), len(out) < 500) == (2, 1, True)
+
+
 def test_stats_on_the_command_line(store):
     code, out = run_cli(["stats", store, "--json"])
     assert (code, json.loads(out)) == (0, json.loads(json.dumps(vs.open(store).stats().to_dict())))
