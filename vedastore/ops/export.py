@@ -85,23 +85,17 @@ def export(
     StoreError
         When the store is damaged, or the target cannot be written.
     """
-    compress = _is_compressed(os.fspath(dest))
-    if level is not None and not (compress and level in LEVELS):
-        what = f"no level of compression is {level}" if compress else "a .tar is not compressed, at no level"
-        raise UsageError(what, where=os.fspath(dest), hint=f"levels of a .tar.gz go from {LEVELS[0]} to {LEVELS[-1]}")
-    if Path(snapshot.objects.url).resolve() in Path(local_path(dest)).resolve().parents:
-        raise UsageError("the target lies in the store", where=os.fspath(dest), hint="choose a place outside of it")
+    compress = _check_target(snapshot, os.fspath(dest), level)
     positions = None if positions is None else _parse_positions(snapshot, positions)
-    excerpt = None if positions is None or for_import else plan_excerpt(snapshot, positions)
     samples = snapshot.version.samples if positions is None else len(positions)
-    kept = snapshot.version.index["members"].rows if excerpt is None else int(excerpt.stays.sum())
-    total = 2 * samples + (0 if for_import else kept)
-    others = excerpt.iter_members() if excerpt else iter(()) if for_import else None
-    rewritten = () if excerpt is None else excerpt.rewritten
     counts = {"identical": 0, "equivalent": 0}
     done = 0
     with ExitStack() as stack:
         file = stack.enter_context(new_file(dest, overwrite=overwrite))
+        excerpt = None if positions is None or for_import else plan_excerpt(snapshot, positions)
+        kept = snapshot.version.index["members"].rows if excerpt is None else int(excerpt.stays.sum())
+        total = 2 * samples + (0 if for_import else kept)
+        others = excerpt.iter_members() if excerpt else iter(()) if for_import else None
         executor = stack.enter_context(open_executor(workers, client))
         deflaters = stack.enter_context(ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore-gzip"))
         writer = ReleaseWriter(file, compress=compress, executor=deflaters, level=level or DEFAULT_LEVEL)
@@ -115,6 +109,7 @@ def export(
                 progress(done, total)
         writer.close()
         size = file.tell()
+    rewritten = () if excerpt is None else excerpt.rewritten
     return ExportReport(
         dest=os.fspath(dest),
         version=snapshot.version.version,
@@ -127,6 +122,17 @@ def export(
         left_out=0 if excerpt is None else len(excerpt.stays) - kept,
         request=_request(snapshot, positions, os.fspath(dest)) if for_import else None,
     )
+
+
+def _check_target(snapshot: Snapshot, dest: str, level: int | None) -> bool:
+    """Refuse a target that makes no sense; tell whether it is to be compressed."""
+    compress = _is_compressed(dest)
+    if level is not None and not (compress and level in LEVELS):
+        what = f"no level of compression is {level}" if compress else "a .tar is not compressed, at no level"
+        raise UsageError(what, where=dest, hint=f"levels of a .tar.gz go from {LEVELS[0]} to {LEVELS[-1]}")
+    if Path(snapshot.objects.url).resolve() in Path(local_path(dest)).resolve().parents:
+        raise UsageError("the target lies in the store", where=dest, hint="choose a place outside of it")
+    return compress
 
 
 def _parse_positions(snapshot: Snapshot, positions: Positions) -> Positions | None:

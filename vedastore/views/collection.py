@@ -319,11 +319,11 @@ class Collection(Arrays):
         StoreError
             When the store is damaged, or the target cannot be written.
         """
-        if not self._whole and version not in {None, self.version}:
+        if not self._whole and version not in (None, self.version):
             hint = "open that version, and select from it"
             raise UsageError(f"the selection is one of version {self.version}", where=self.store, hint=hint)
         return export_op.export(
-            self._snapshot if version in {None, self.version} else open_snapshot(self.store, version),
+            self._snapshot if version in (None, self.version) else open_snapshot(self.store, version),
             dest,
             positions=None if self._whole else self._positions,
             for_import=for_import,
