@@ -92,12 +92,17 @@ for store in sys.argv[1:]:
         "batches from a state": lambda: go_on(vs.open(store)),
         "select ids": lambda: len(vs.open(store).select(ids=["1", "2"])),
         "select classes": lambda: len(vs.open(store).select(classes="car")),
+        "select counts": lambda: len(
+            vs.open(store).select(classes="car", match="none", split="").select(objects=1).select(objects={"boat": 0})
+        ),
         "select bbox": lambda: len(vs.open(store).select(bbox=(-180, -90, 180, 90))),
         "select intersects": lambda: len(vs.open(store).select(intersects={"type": "Point", "coordinates": [-84, 33]})),
         "select where": lambda: len(vs.open(store).select(where="contains(label::VARCHAR, 'car') AND split IS NULL")),
         "select everything": lambda: vs.open(store).select(where="objects >= 0", limit=3).bounds and None,
         "features of some": lambda: len(vs.open(store)[1:3].features),
         "export": lambda: vs.open(store).export(back / "a.tar.gz").members,
+        "export some": lambda: vs.open(store)[1:4].export(back / "c.tar.gz").members,
+        "export for import": lambda: vs.open(store)[1:3].export(back / "d.tar.gz", for_import=True).members,
         "verify": lambda: vs.open(store).verify().ok,
         "cli info": lambda: command("info", store),
         "cli info --json": lambda: command("info", store, "--json"),
@@ -519,6 +524,7 @@ WKB_NESTED = struct.pack("<BII", 1, 6, 1) * 10**6
 WKB_LIES = struct.pack("<BIII", 1, 3, 1, 2**32 - 1)
 WKB_EWKB = struct.pack("<BIII", 1, 0x20000003, 4326, 0)
 BIG = "x" * 3 * MIB
+LONE_ID = b'{"type": "FeatureCollection", "features": [{"type": "Feature", "id": "\\ud800"}]}'
 
 TABLES = {
     "footer-of-2-GiB": (table_bytes("samples", with_footer_length(2**31)), "damaged"),
@@ -612,6 +618,12 @@ TABLES = {
     "one-label-for-all": (table("samples", one_label_for_all, use_dictionary=["label"], store_schema=False), "damaged"),
     "member-null": (column("data", [None], of="members"), "damaged"),
     "meta-no-json": (column("data", [b"["], of="members"), "any"),
+    "meta-list": (column("data", [b"[1]"], of="members"), "any"),
+    "bounds-of-ids": (column("data", [LONE_ID], of="members"), "any"),
+    "members-of-many-ids": (column("name", ["images/" + "1." * 10**6], of="members"), "any"),
+    "boxes-infinite": (column("bbox", [dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), float("inf"))]), "any"),
+    "class-of-nobody": (column("class", ["nobody"], of="features"), "any"),
+    "split-any": (column("split", ["", "x\x1b", BIG, None, "train"]), "any"),
     "meta-deep": (column("data", [b"[" * 10**6], of="members"), "any"),
 }  # fmt: skip
 

@@ -37,7 +37,7 @@ def test_queries(store, tmp_path):
         (["--intersects", str(shape)], collection.select(intersects=collection[3].geometry)),
         (["--where", "objects > 3", "--limit", "2"], collection.select(where="objects > 3", limit=2)),
         (["--id", "3", "--id", "1"], collection.select(ids=["1", "3"])),
-        (["--split", "train"], collection.select(split="train")),
+        (["--split", ""], collection),
     ]:
         found = asked(store, *options)
         assert [s["id"] for s in found["samples"]] == [s.id for s in wanted]
@@ -68,12 +68,47 @@ def test_lines_and_footprints(store, tmp_path):
         (["--where", "nonsense"], 2),
         (["--intersects", "nowhere.geojson"], 2),
         (["--limit", "-1"], 2),
+        (["--split", "train"], 2),
         (["--json", "--geojson"], 2),
         (["--id", "nobody"], 2),
     ],
 )
 def test_questions_that_make_no_sense(store, options, code):
     assert run_cli(["query", store, *options])[0] == code
+
+
+OBJECTS = {
+    "2": 2,
+    "2..5": (2, 5),
+    "2..": (2, None),
+    "..1": (None, 1),
+    "car=1": {"car": 1},
+    "car=..1": {"car": (None, 1)},
+}
+
+
+@pytest.mark.parametrize("text", OBJECTS)
+def test_numbers_of_objects_in_words(store, text):
+    collection = vs.open(store)
+    code, out = run_cli(["query", store, "--objects", text, "--json"])
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert (code, [s["id"] for s in found["samples"]]) == (0, [s.id for s in collection.select(objects=OBJECTS[text])])
+    assert 0 < found["count"] < 15
+
+
+def test_several_questions_at_once(store):
+    collection = vs.open(store)
+    words = ["--objects", "2..4", "--objects", "car=1..", "--class", "boat", "--class", "car", "--match", "all"]
+    code, out = run_cli(["query", store, *words, "--split", "", "--limit", "2", "--json"])
+    wanted = collection.select(objects=(2, 4), classes=["boat", "car"], match="all", limit=2)
+    assert (code, [s["id"] for s in json.loads(out)["samples"]]) == (0, [s.id for s in wanted])
+    assert len(wanted)
+
+
+@pytest.mark.parametrize("text", ["", "x", "..", "car=", "1-2", "-1", "1..2..3", "5..2", "1.5", "nobody=1", "9" * 5000])
+def test_numbers_that_make_no_sense(store, text):
+    code, out = run_cli(["query", store, f"--objects={text}"])
+    assert (code, len(out.splitlines()), len(out) < 500) == (2, 1, True)
 
 
 def test_stats_on_the_command_line(store):

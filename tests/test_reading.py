@@ -334,7 +334,7 @@ def test_a_batch_is_yours_to_change(large):
         ({"size": 1, "skip": -1}, "skip is -1"),
         ({"size": 1, "split": 1}, "split is 1, which is no text"),
         ({"size": 1, "workers": 0}, "workers must be at least 1"),
-        ({"size": 1, "split": "train"}, "there is no sample to make an array of in the split 'train'"),
+        ({"size": 1, "split": "train"}, "there is no split 'train' .no sample is of one"),
         ({"size": 1, "bucket": "x"}, "there is no bucket 'x'"),
     ],
 )

@@ -291,7 +291,7 @@ def test_bounds_that_are_no_geojson(document):
 
 
 def test_import_request():
-    meta = json.dumps({"description": "d", "public": True, "source": "WV3"}).encode()
+    meta = {"description": "d", "public": True, "source": "WV3"}
     request = import_request(
         name="n", task="segmentation", dtype="uint8", shape=(3, 9, 9), meta=meta, options={}, archive="a.tar.gz"
     )

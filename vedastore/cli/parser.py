@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vedastore.cli import releases, stores
+from vedastore.cli.selection import add_selection
 from vedastore.errors import UsageError
 from vedastore.model import TASKS
 
@@ -66,8 +67,8 @@ def _add_release_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub = command(
         "export",
         releases.export,
-        "turn a store into a release again",
-        "vedastore export ts_104.zarr ts_104-1.0.1.tar.gz",
+        "turn a store, or some samples of it, into a release",
+        "vedastore export ts_104.zarr ts_104-1.0.1.tar.gz\n  vedastore export ts_104.zarr cars.tar.gz --class car",
     )
     sub.add_argument("store", metavar="STORE", help="the store's directory")
     sub.add_argument("dest", metavar="DEST.tar.gz", help="the archive to write: .tar.gz, .tgz or .tar")
@@ -79,6 +80,7 @@ def _add_release_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub.add_argument(
         "--level", type=int, metavar="N", help="1 and 2 (the default) compress fast, 3 to 9 as gzip does, more slowly"
     )
+    add_selection(sub)
     _add_workers(sub)
 
     sub = command(
@@ -120,15 +122,7 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
         "query", stores.query, "find samples", "vedastore query ts_104.zarr --class car --where 'objects > 3'"
     )
     sub.add_argument("store", metavar="STORE", help="the store's directory")
-    sub.add_argument("--id", metavar="ID", action="append", help="of this id; may be given several times")
-    sub.add_argument(
-        "--class", metavar="C", dest="class_", action="append", help="with this class; several: with any of them"
-    )
-    sub.add_argument("--bbox", metavar="W,S,E,N", help="whose footprint's box meets this one, degrees")
-    sub.add_argument("--intersects", metavar="FILE", help="whose footprint meets a shape in a GeoJSON file")
-    sub.add_argument("--split", metavar="S", help="of this split")
-    sub.add_argument("--where", metavar="SQL", help="for which a condition on the columns of samples is true")
-    sub.add_argument("--limit", metavar="N", type=int, help="the first so many")
+    add_selection(sub)
     sub.add_argument("--geojson", action="store_true", help="print a FeatureCollection of footprints")
     sub.add_argument("--csv", action="store_true", help="print ids and splits, as split --given takes them")
     sub.add_argument("--version", metavar="V", help="the version to ask, the latest without it")

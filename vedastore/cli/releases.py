@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vedastore.cli.output import FINDINGS, open_client, open_progress, plural, size_text, tell, tell_sarif
+from vedastore.cli.selection import choose
 from vedastore.errors import ArchiveError, UsageError, escape
 from vedastore.model import Finding, LabelOptions
 from vedastore.spec.rules import SEVERITIES
@@ -70,13 +71,12 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Turn a store into a release again."""
-    from vedastore.ops.export import export
-    from vedastore.store.snapshot import open_snapshot
+    """Turn a store, or some samples of it, into a release."""
+    from vedastore.views.stores import open as open_collection
 
+    collection = choose(open_collection(options.store, options.version), options)
     with open_progress(options, "member") as progress, open_client(options) as client:
-        report = export(
-            open_snapshot(options.store, options.version),
+        report = collection.export(
             options.dest,
             for_import=options.for_import,
             overwrite=options.overwrite,
@@ -87,10 +87,14 @@ def export(options: argparse.Namespace) -> int:
         )
     request = [] if report.request is None else [json.dumps(report.request, indent=1)]
     counts = f"{report.identical} byte-identical, {report.equivalent} equivalent"
+    counts += f", {len(report.rewritten)} rewritten" if report.rewritten else ""
+    left = [f"left out {plural(report.left_out, 'member')} of other samples"] if report.left_out else []
     tell(
         options,
         asdict(report),
         f"{report.dest}: {plural(report.members, 'member')} ({counts}), {size_text(report.bytes)}",
+        *(f"rewritten {done.member}: {done.reason}" for done in report.rewritten),
+        *left,
         *request,
     )
     return 0

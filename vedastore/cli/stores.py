@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vedastore.cli.output import FINDINGS, open_client, open_progress, placed, plural, size_text, tell
-from vedastore.errors import LabelError, UsageError, escape
+from vedastore.cli.selection import choose
+from vedastore.errors import UsageError, escape
 
 if TYPE_CHECKING:
     import argparse
-    from typing import Any
 
 _SHOWN = ("id", "position", "split", "classes", "objects", "flags", "geometry")
 _COORDS = {"pixel": "pixels", "geographic": "degrees"}
@@ -77,15 +77,7 @@ def query(options: argparse.Namespace) -> int:
     if options.geojson + options.json + options.csv > 1:
         raise UsageError("there are two forms of output", hint="choose --json, --geojson or --csv")
     collection = open_collection(options.store, options.version)
-    found = collection.select(
-        ids=options.id or None,
-        classes=options.class_ or None,
-        bbox=None if options.bbox is None else _numbers(options.bbox),
-        intersects=None if options.intersects is None else _read_geojson(options.intersects),
-        split=options.split,
-        where=options.where,
-        limit=options.limit,
-    )
+    found = choose(collection, options)
     frame = found.samples
     values = frame[["split", *found.columns]].astype(object)  # JSON has neither NaN nor infinity
     frame = frame.assign(**values.where(values.notna() & ~values.isin([math.inf, -math.inf]), None))
@@ -104,26 +96,6 @@ def query(options: argparse.Namespace) -> int:
     )
     tell(options, {"store": options.store, "count": len(samples), "of": len(collection), "samples": samples}, *lines)
     return 0
-
-
-def _numbers(text: str) -> Any:
-    return text.replace(",", " ").split()
-
-
-def _read_geojson(path: str) -> Any:
-    """Return what a file of GeoJSON says."""
-    from pathlib import Path
-
-    from vedastore.io.geojson import parse_json
-
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"the shape cannot be read: {error.strerror}", where=path) from None
-    try:
-        return parse_json(data, path)
-    except LabelError as error:
-        raise UsageError(error.message, where=error.where) from None
 
 
 def stats(options: argparse.Namespace) -> int:

@@ -73,8 +73,20 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
 def iter_features(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Any]:
     """Yield the features of a collection one by one; a document that is no collection is yielded itself.
 
-    The limits hold for each feature, and for what stands around them, which is looked at last: a collection may be of
-    any length, and whoever has seen enough of it stops.
+    Raises
+    ------
+    LabelError
+        As `iter_feature_spans` does.
+    """
+    return (feature for _, _, feature in iter_feature_spans(data, where, limits))
+
+
+def iter_feature_spans(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[int, int, Any]]:
+    """Yield where each feature of a collection begins and ends, the space around it included, and the feature.
+
+    A document that is no collection is yielded itself, from 0 to its end. The limits hold for each feature, and for
+    what stands around them, which is looked at last: a collection may be of any length, and whoever has seen enough of
+    it stops.
 
     Raises
     ------
@@ -86,10 +98,11 @@ def iter_features(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> I
         begin, end = begin or edges[0] + 1, edges[-1]
         if number == 0 and edges[1:] and data[edges[1]] == ord("]") and not data[begin:end].strip():
             continue  # there are none
-        yield from _parse_features(data, edges, number, where, limits)
+        features = _parse_features(data, edges, number, where, limits)
+        yield from ((start + 1, stop, found) for (start, stop), found in zip(pairwise(edges), features, strict=True))
         number += len(edges) - 1
     if not begin:
-        yield parse_json(data, where, limits)
+        yield 0, len(data), parse_json(data, where, limits)
         return
     around = parse_json(data[:begin] + data[end:], where, limits)
     if not isinstance(around, dict) or around.get("type") != "FeatureCollection":

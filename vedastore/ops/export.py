@@ -1,26 +1,32 @@
-"""A version becomes a release again: members in their order, image files rebuilt, one deterministic archive."""
+"""A version, or some samples of it, becomes a release: members in order, images rebuilt, one deterministic archive."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseWriter
 from vedastore.io.deflate import DEFAULT_LEVEL, LEVELS
 from vedastore.io.files import new_file
+from vedastore.ops.excerpt import Rewritten, plan_excerpt
 from vedastore.ops.rebuild import iter_rebuilt
 from vedastore.ops.workers import count_workers, open_executor
 from vedastore.spec.places import local_path
 from vedastore.spec.release import import_request
+from vedastore.store.snapshot import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vedastore.store.lookup import Positions
     from vedastore.store.snapshot import Snapshot
 
 _SUFFIXES: Final = {".tar.gz": True, ".tgz": True, ".tar": False}
@@ -31,7 +37,9 @@ class ExportReport:
     """What an export wrote.
 
     ``identical`` members have the bytes that were converted; ``equivalent`` ones are images with the same pixels, tags
-    and layout. ``request`` is the body of a bulk-import request, for an export that is for import.
+    and layout; ``rewritten`` ones are not as they were converted, because only some samples were exported: each has its
+    ``member`` and the ``reason``. ``left_out`` counts other members that belong to samples which are not there.
+    ``request`` is the body of a bulk-import request, for an export that is for import.
     """
 
     dest: str
@@ -41,6 +49,8 @@ class ExportReport:
     identical: int
     equivalent: int
     bytes: int
+    rewritten: tuple[Rewritten, ...] = ()
+    left_out: int = 0
     request: dict[str, Any] | None = None
 
 
@@ -48,6 +58,7 @@ def export(
     snapshot: Snapshot,
     dest: str | os.PathLike[str],
     *,
+    positions: Positions | None = None,
     for_import: bool = False,
     overwrite: bool = False,
     level: int | None = None,
@@ -59,6 +70,8 @@ def export(
 
     Parameters
     ----------
+    positions : array of int, optional
+        Those of the samples that it is to have, in any order; all of them without it.
     level : int, optional
         How hard to compress. 1 and 2 (the default) are fast; 3 to 9 are the levels of gzip, ten times as slow, for an
         archive that is a few percent smaller.
@@ -66,27 +79,27 @@ def export(
     Raises
     ------
     UsageError
-        For a target in the store or of another kind, and for a level that is none, or of a ``.tar``.
+        For a target in the store or of another kind, for a level that is none, or of a ``.tar``, and for no samples.
     ConflictError
         When the target exists.
     StoreError
         When the store is damaged, or the target cannot be written.
     """
-    compress = _is_compressed(os.fspath(dest))
-    if level is not None and not (compress and level in LEVELS):
-        what = f"no level of compression is {level}" if compress else "a .tar is not compressed, at no level"
-        raise UsageError(what, where=os.fspath(dest), hint=f"levels of a .tar.gz go from {LEVELS[0]} to {LEVELS[-1]}")
-    if Path(snapshot.objects.url).resolve() in Path(local_path(dest)).resolve().parents:
-        raise UsageError("the target lies in the store", where=os.fspath(dest), hint="choose a place outside of it")
-    total = 2 * snapshot.version.samples + (0 if for_import else snapshot.version.index["members"].rows)
+    compress = _check_target(snapshot, os.fspath(dest), level)
+    positions = None if positions is None else _parse_positions(snapshot, positions)
+    samples = snapshot.version.samples if positions is None else len(positions)
     counts = {"identical": 0, "equivalent": 0}
     done = 0
     with ExitStack() as stack:
         file = stack.enter_context(new_file(dest, overwrite=overwrite))
+        excerpt = None if positions is None or for_import else plan_excerpt(snapshot, positions)
+        kept = snapshot.version.index["members"].rows if excerpt is None else int(excerpt.stays.sum())
+        total = 2 * samples + (0 if for_import else kept)
+        others = excerpt.iter_members() if excerpt else iter(()) if for_import else None
         executor = stack.enter_context(open_executor(workers, client))
         deflaters = stack.enter_context(ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore-gzip"))
         writer = ReleaseWriter(file, compress=compress, executor=deflaters, level=level or DEFAULT_LEVEL)
-        for member in iter_rebuilt(snapshot, executor, only_pairs=for_import):
+        for member in iter_rebuilt(snapshot, executor, positions, others):
             if member.outcome == "damaged" and member.problem is not None:
                 raise member.problem
             writer.add(member.member, member.data, is_dir=member.kind == "directory")
@@ -96,15 +109,38 @@ def export(
                 progress(done, total)
         writer.close()
         size = file.tell()
+    rewritten = () if excerpt is None else excerpt.rewritten
     return ExportReport(
         dest=os.fspath(dest),
         version=snapshot.version.version,
-        samples=snapshot.version.samples,
+        samples=samples,
         members=done,
+        identical=counts["identical"] - len(rewritten),
+        equivalent=counts["equivalent"],
         bytes=size,
-        request=_request(snapshot, os.fspath(dest)) if for_import else None,
-        **counts,
+        rewritten=rewritten,
+        left_out=0 if excerpt is None else len(excerpt.stays) - kept,
+        request=_request(snapshot, positions, os.fspath(dest)) if for_import else None,
     )
+
+
+def _check_target(snapshot: Snapshot, dest: str, level: int | None) -> bool:
+    """Refuse a target that makes no sense; tell whether it is to be compressed."""
+    compress = _is_compressed(dest)
+    if level is not None and not (compress and level in LEVELS):
+        what = f"no level of compression is {level}" if compress else "a .tar is not compressed, at no level"
+        raise UsageError(what, where=dest, hint=f"levels of a .tar.gz go from {LEVELS[0]} to {LEVELS[-1]}")
+    if Path(snapshot.objects.url).resolve() in Path(local_path(dest)).resolve().parents:
+        raise UsageError("the target lies in the store", where=dest, hint="choose a place outside of it")
+    return compress
+
+
+def _parse_positions(snapshot: Snapshot, positions: Positions) -> Positions | None:
+    """Return positions in the order of the store; None for all of them."""
+    if not len(positions):
+        hint = "ask for less, or for what is there"
+        raise UsageError("there is no sample in the selection", where=snapshot.objects.url, hint=hint)
+    return np.sort(positions) if len(positions) < snapshot.version.samples else None
 
 
 def _is_compressed(dest: str) -> bool:
@@ -114,17 +150,21 @@ def _is_compressed(dest: str) -> bool:
     raise UsageError("the target is no archive", where=dest, hint=f"let its name end in {', '.join(_SUFFIXES)}")
 
 
-def _request(snapshot: Snapshot, dest: str) -> dict[str, Any]:
+def _request(snapshot: Snapshot, positions: Positions | None, dest: str) -> dict[str, Any]:
     version = snapshot.version
-    largest = max(version.buckets.values(), key=lambda b: b.rows)
+    counts = {name: bucket.rows for name, bucket in version.buckets.items()}
+    if positions is not None:
+        counts = Counter(snapshot.table("samples").read_rows(positions, ["bucket"]).column(0).to_pylist())
+    largest = version.buckets[max(version.buckets, key=lambda name: counts[name])]
     meta = snapshot.read_member("meta")
+    place = "" if meta is None else f"{snapshot.objects.url}: {meta.member}"
     options = version.source.get("options", {}).get("labels", {})
     return import_request(
         name=version.name,
         task=version.task,
         dtype=largest.spec.dtype,
         shape=largest.spec.shape,
-        meta=None if meta is None else meta.data,
+        meta=None if meta is None else read_json(meta.data, place, version.limits),
         options=options,
         archive=Path(dest).name,
     )

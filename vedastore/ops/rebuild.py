@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from vedastore.model import Limits
     from vedastore.store.chips import ShardReader
+    from vedastore.store.lookup import Positions
     from vedastore.store.snapshot import Snapshot
 
 BATCH_BYTES: Final = 4 * 2**20
@@ -48,10 +49,24 @@ class Rebuilt:
     problem: StoreError | None = None
 
 
-def iter_rebuilt(snapshot: Snapshot, executor: Executor, *, only_pairs: bool = False) -> Iterator[Rebuilt]:
-    """Yield every member of a version in the order of its release; image files are rebuilt by the executor."""
-    files = [snapshot.iter_labels()] if only_pairs else [snapshot.iter_labels(), snapshot.iter_members()]
-    items = merge(cast("Iterator[StoredImage | StoredFile]", snapshot.iter_images()), *files, key=attrgetter("ordinal"))
+def iter_rebuilt(
+    snapshot: Snapshot,
+    executor: Executor,
+    positions: Positions | None = None,
+    others: Iterable[StoredFile] | None = None,
+) -> Iterator[Rebuilt]:
+    """Yield the members of a version in the order of its release; image files are rebuilt by the executor.
+
+    Parameters
+    ----------
+    positions : array of int, optional
+        Those of the samples that are wanted, upwards; all of them without it.
+    others : iterable of StoredFile, optional
+        The members besides images and labels; those of the version without it.
+    """
+    images = cast("Iterator[StoredImage | StoredFile]", snapshot.iter_images(positions))
+    others = snapshot.iter_members() if others is None else others
+    items = merge(images, snapshot.iter_labels(positions), others, key=attrgetter("ordinal"))
     sized = ((item, _size(item, snapshot)) for item in items)
     batches = batched_bytes(sized, BATCH_BYTES, BATCH_MEMBERS)
     for batch in map_ordered(executor, partial(rebuild, snapshot), batches):

@@ -1,35 +1,33 @@
 """Select samples: which of them have what is asked for. What is asked is checked first, and found block by block.
 
-Every criterion tells for a block of samples which of them it keeps; a sample is selected that all of them keep.
+A sample is selected that every criterion keeps.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vedastore.errors import SampleNotFoundError, UsageError
-from vedastore.io import geometry, search
+from vedastore.io import search
 from vedastore.model import EXAMPLES
-from vedastore.spec.lonlat import HALF_WORLD, POLE, WORLD, bbox_intersects
-from vedastore.spec.tables import HEAVY
+from vedastore.ops.criteria import Count, fulfils, has_classes, has_objects, is_in_split, meets_box, meets_shape
+from vedastore.spec.lonlat import HALF_WORLD
 from vedastore.store.sql import Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from shapely.geometry.base import BaseGeometry
-
+    from vedastore.ops.criteria import Criterion
     from vedastore.spec.lonlat import Bbox
-    from vedastore.store.lookup import Lookup, Positions
+    from vedastore.store.lookup import Positions
     from vedastore.store.snapshot import Snapshot
 
-    Criterion = Callable[[Lookup, int, Positions], Positions]
-    """Returns those of some positions of a block that it keeps."""
-
+MATCHES: Final = ("any", "all", "none")
 _EDGES: Final = 4
 
 
@@ -39,6 +37,8 @@ def select(
     *,
     ids: Iterable[str] | str | None = None,
     classes: Iterable[str] | str | None = None,
+    match: str = "any",
+    objects: Any = None,
     bbox: Iterable[float] | None = None,
     intersects: Any = None,
     split: str | None = None,
@@ -54,8 +54,11 @@ def select(
     UsageError
         When what is asked for makes no sense.
     """
-    criteria = list(_criteria(snapshot, classes=classes, split=split, bbox=bbox, intersects=intersects, where=where))
-    most = None if limit is None else _parse_limit(limit)
+    asked = {"classes": classes, "match": match, "objects": objects, "split": split}
+    criteria = list(_criteria(snapshot, **asked, bbox=bbox, intersects=intersects, where=where))
+    most = None if limit is None else _parse_whole(limit, "the limit", "samples")
+    if split:
+        _require_split(snapshot, split)
     if ids is not None:
         positions = _with_ids(snapshot, positions, _parse_names(ids, "ids"))
     if not criteria:
@@ -72,21 +75,34 @@ def select(
 
 
 def _criteria(
-    snapshot: Snapshot, *, classes: Any, split: Any, bbox: Any, intersects: Any, where: Any
+    snapshot: Snapshot,
+    *,
+    classes: Any,
+    match: Any,
+    objects: Any,
+    split: Any,
+    bbox: Any,
+    intersects: Any,
+    where: Any,
 ) -> Iterator[Criterion]:
     """Yield what is asked for, those that cost most last."""
+    if match not in MATCHES or (classes is None and match != MATCHES[0]):
+        raise UsageError(f"match is {match!r}", hint=f"give classes, and one of {', '.join(MATCHES)}")
     if classes is not None:
-        yield _has_classes(_parse_classes(snapshot, classes))
+        yield has_classes(_parse_classes(snapshot, classes), match)
     if split is not None:
-        yield _is_in_split(_parse_text(split, "split"))
+        yield is_in_split(_parse_text(split, "split"))
     if bbox is not None:
-        yield _meets_box(_parse_box(bbox))
+        yield meets_box(_parse_box(bbox))
     if intersects is not None:
         shape = search.parse_shape(intersects)
-        yield _meets_box(shape.bounds)
-        yield _meets_shape(shape)
+        yield meets_box(shape.bounds)
+        yield meets_shape(shape)
+    if objects is not None:
+        flags = snapshot.version.task == "classification"
+        yield from (has_objects(count, flags=flags) for count in _parse_objects(snapshot, objects))
     if where is not None:
-        yield _fulfils(Condition(_parse_text(where, "where"), snapshot.table("samples").schema))
+        yield fulfils(Condition(_parse_text(where, "where"), snapshot.table("samples").schema))
 
 
 def find_bounds(snapshot: Snapshot, positions: Positions) -> Bbox | None:
@@ -106,77 +122,12 @@ def find_bounds(snapshot: Snapshot, positions: Positions) -> Bbox | None:
     return west, south, east, north
 
 
-# ------------------------------------------------------------------------------------------------------------ criteria
-
-
-def _has_classes(codes: list[int]) -> Criterion:
-    def keep(lookup: Lookup, block: int, positions: Positions) -> Positions:
-        of_class, owners = lookup.classes(block)
-        return _masked(lookup, block, positions, owners[np.isin(of_class, codes)])
-
-    return keep
-
-
-def _is_in_split(name: str) -> Criterion:
-    def keep(lookup: Lookup, block: int, positions: Positions) -> Positions:
-        import pyarrow.compute as pc
-
-        same = pc.equal(lookup.splits(block), name).fill_null(fill_value=False)
-        return _masked(lookup, block, positions, np.flatnonzero(same.to_numpy(zero_copy_only=False)))
-
-    return keep
-
-
-def _meets_box(box: Bbox) -> Criterion:
-    def keep(lookup: Lookup, block: int, positions: Positions) -> Positions:
-        return _masked(lookup, block, positions, np.flatnonzero(bbox_intersects(lookup.boxes(block), box)))
-
-    return keep
-
-
-def _meets_shape(shape: BaseGeometry) -> Criterion:
-    def keep(lookup: Lookup, block: int, positions: Positions) -> Positions:
-        column = lookup.table.read_rows(positions, ["geometry"]).column(0)
-        boxes = lookup.boxes(block)[:, positions - lookup.start(block)]
-        kept: Positions = positions[search.intersects(_unrolled(geometry.parse_wkb(column.to_pylist()), boxes), shape)]
-        return kept
-
-    return keep
-
-
-def _fulfils(condition: Condition) -> Criterion:
-    def keep(lookup: Lookup, _: int, positions: Positions) -> Positions:
-        # One row group at a time where the columns may be of any size.
-        parts = lookup.table.split(positions) if set(HEAVY).intersection(condition.columns) else [positions]
-        found = [condition.find(lookup.table.read_rows(part, condition.columns)) for part in parts]
-        kept: Positions = positions[np.isin(positions, np.concatenate(found))]
-        return kept
-
-    return keep
-
-
-def _masked(lookup: Lookup, block: int, positions: Positions, hits: Any) -> Positions:
-    """Return the positions that are hit; ``hits`` are places in the block."""
-    start = lookup.start(block)
-    mask = np.zeros(lookup.rows(block), dtype=bool)
-    mask[hits] = True
-    return positions[mask[positions - start]]
-
-
-def _unrolled(shapes: Any, boxes: Any) -> Any:
-    """Return footprints as they lie on the plane: without the jump from 180 to -180, up to the pole that is in them.
-
-    ``boxes`` are theirs, (4, n).
-    """
-    import shapely
-
-    west, south, east, north = boxes
-    over = west > east
-    shapes[over] = geometry.turn_towards(shapes[over], (west[over] + east[over] + WORLD) / 2)
-    edges = geometry.bounds(shapes)
-    polar = ((south == -POLE) & (edges[:, 1] > -POLE)) | ((north == POLE) & (edges[:, 3] < POLE))
-    shapes[polar] = shapely.box(*boxes[:, polar])
-    return shapes
+def _require_split(snapshot: Snapshot, name: str) -> None:
+    """Refuse a split that no sample of the version has: most likely it is a slip."""
+    if not snapshot.lookup.has_split(name):
+        names = snapshot.lookup.split_names()
+        hint = _told(names) if names else "no sample is of one; vedastore split makes some"
+        raise UsageError(f"there is no split {name!r}", where=snapshot.objects.url, hint=hint)
 
 
 def _with_ids(snapshot: Snapshot, positions: Positions, ids: list[str]) -> Positions:
@@ -210,9 +161,33 @@ def _parse_classes(snapshot: Snapshot, given: Any) -> list[int]:
     known, names = snapshot.version.classes, _parse_names(given, "classes")
     for name in names:
         if name not in known:
-            hint = f"there are {', '.join(known[:EXAMPLES])}{' and others' if len(known) > EXAMPLES else ''}"
-            raise UsageError(f"there is no class {name!r}", where=snapshot.objects.url, hint=hint)
+            raise UsageError(f"there is no class {name!r}", where=snapshot.objects.url, hint=_told(known))
     return [known.index(name) for name in names]
+
+
+def _told(names: Sequence[str]) -> str:
+    return f"there are {', '.join(names[:EXAMPLES])}{' and others' if len(names) > EXAMPLES else ''}"
+
+
+def _parse_objects(snapshot: Snapshot, given: Any) -> list[Count]:
+    """Return how many objects are asked for: of all classes, or of each one that a mapping names."""
+    if not isinstance(given, Mapping):
+        return [Count(None, *_parse_range(given))]
+    codes = _parse_classes(snapshot, list(given))
+    return [Count(code, *_parse_range(edges)) for code, edges in zip(codes, given.values(), strict=True)]
+
+
+def _parse_range(given: Any) -> tuple[int, int | None]:
+    """Return the least and the greatest number; None where there is no greatest."""
+    edges = tuple(given) if isinstance(given, tuple | list) else (given, None)
+    if len(edges) != 2:  # noqa: PLR2004 - least and most
+        raise UsageError(f"{given!r} is no range of numbers", hint="give (least, most), with None for an open end")
+    least, most = (None if edge is None else _parse_whole(edge, "a count", "objects") for edge in edges)
+    if least is None and most is None:
+        raise UsageError("the range of numbers is open at both ends", hint="give the least or the greatest number")
+    if least is not None and most is not None and least > most:
+        raise UsageError(f"no count is from {least} to {most}", hint="give the least number first")
+    return least or 0, most
 
 
 def _parse_box(given: Any) -> Bbox:
@@ -229,11 +204,11 @@ def _parse_box(given: Any) -> Bbox:
     return west, south, east, north
 
 
-def _parse_limit(given: Any) -> int:
+def _parse_whole(given: Any, what: str, noun: str) -> int:
     try:
-        limit = operator.index(given)
+        number = operator.index(given)
     except TypeError:
-        limit = -1
-    if limit < 0:
-        raise UsageError(f"the limit is {given!r}", hint="give a whole number of samples")
-    return limit
+        number = -1
+    if number < 0:
+        raise UsageError(f"{what} is {given!r}", hint=f"give a whole number of {noun}")
+    return number

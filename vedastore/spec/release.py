@@ -300,15 +300,16 @@ def import_request(
     task: Task,
     dtype: str,
     shape: tuple[int, int, int],
-    meta: bytes | None,
+    meta: Any,
     options: dict[str, Any],
     archive: str,
 ) -> dict[str, Any]:
     """Return the body of a bulk-import request for an exported archive; ``shape`` is (band, y, x).
 
-    ``s3path`` is the archive's name: it has to be put in front of the bucket that it is uploaded to.
+    ``meta`` is what ``meta.json`` says, None where there is none. ``s3path`` is the archive's name: it has to be put in
+    front of the bucket that it is uploaded to.
     """
-    declared = json.loads(meta) if meta else {}
+    declared = meta if isinstance(meta, dict) else {}
     metadata = {
         "name": name,
         "description": declared.get("description", name),

@@ -18,6 +18,7 @@ BOM: Final = b"\xef\xbb\xbf"
 DROPPINGS: Final = re.compile(r"(?:^|/)(?:\.DS_Store|\._[^/]*|Thumbs\.db)$|(?:^|/)__MACOSX(?:/|$)")
 """What operating systems leave in archives."""
 
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:,]')
 
 _ADDED: Final = 100
 """More classes than these are no oversight."""
@@ -61,6 +62,30 @@ def _dump(value: Any, indent: int | None, level: int) -> str:
         return f"{opening}{', '.join(parts)}{closing}"
     line = "\n" + " " * (indent * (level + 1))
     return f"{opening}{line}{f',{line}'.join(parts)}\n{' ' * (indent * level)}{closing}"
+
+
+def replace_values(data: bytes, values: Mapping[str, bytes]) -> bytes:
+    """Give some keys of a JSON object other values, as JSON; every other byte stays. Keys that it lacks are not added.
+
+    >>> replace_values(b'{ "a" : [1, {"b": 2}] , "b":2.50 }', {"b": b"3"})
+    b'{ "a" : [1, {"b": 2}] , "b":3 }'
+    """
+    parts, done, depth, text, value = [], 0, 0, b"", None
+    for token in _TOKEN.finditer(data):
+        sign = token[0][:1]
+        if depth == 1 and sign in b",}" and value is not None:
+            key, begin = value
+            if key in values:
+                old = data[begin : token.start()]
+                space = len(old) - len(old.lstrip())
+                parts += [data[done : begin + space], values[key]]
+                done = begin + len(old.rstrip())
+            value = None
+        elif depth == 1 and sign == b":":
+            value = json.loads(text), token.end()
+        text = token[0]
+        depth += (sign in b"{[") - (sign in b"}]")
+    return b"".join([*parts, data[done:]])
 
 
 def mend_label(data: bytes, label_field: str | None = None) -> tuple[bytes, dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import StoreError
@@ -177,13 +177,20 @@ class TableReader:
         import numpy as np
 
         wanted = np.sort(positions)
-        edges = np.array([self._position_edges(group) for group in range(len(self._group_rows))]).reshape(-1, 2)
-        first, last = np.searchsorted(wanted, edges[:, 0]), np.searchsorted(wanted, edges[:, 1], side="right")
+        low, high = self._edges.T
+        first, last = np.searchsorted(wanted, low), np.searchsorted(wanted, high, side="right")
         found: list[int] = np.flatnonzero(first < last).tolist()
         return found
 
     def _groups_of(self, positions: Any) -> Any:
         return self.starts.searchsorted(positions, side="right") - 1
+
+    @cached_property
+    def _edges(self) -> Any:
+        """The least and the greatest position of every row group, (n, 2)."""
+        import numpy as np
+
+        return np.array([self._position_edges(group) for group in range(len(self._group_rows))]).reshape(-1, 2)
 
     def _position_edges(self, group: int) -> tuple[int, int]:
         """Return the least and the greatest position of a row group, as its statistics tell; wide without them."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vedastore.errors import StoreError
+from vedastore.errors import LabelError, StoreError
+from vedastore.io.geojson import parse_json
 from vedastore.io.objects import open_objects
 from vedastore.spec import keys
 from vedastore.spec.release import classify
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vedastore.io.objects import LocalObjects
-    from vedastore.model import Fidelity
+    from vedastore.model import Fidelity, Limits
     from vedastore.spec.root import Root, Version
+    from vedastore.store.lookup import Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ class Snapshot:
         """The columns in which samples are searched."""
         process = os.getpid()
         if process not in self._lookups:
-            self._lookups[process] = Lookup(self.table("samples"), self.version.classes)
+            features = partial(self.table, "features")
+            self._lookups[process] = Lookup(self.table("samples"), self.version.classes, features)
         return self._lookups[process]
 
     def chips(self, bucket: str) -> ShardReader:
@@ -122,11 +125,10 @@ class Snapshot:
         rows = self.table("samples").take(positions, tuple(_IMAGE_COLUMNS))
         return [_stored_image(values) for values in rows]
 
-    def iter_images(self) -> Iterator[StoredImage]:
-        """Yield every image, in the order of the samples."""
-        for batch in self.table("samples").iter_batches(list(_IMAGE_COLUMNS)):
-            for part in batch.to_batches(max_chunksize=256):
-                yield from map(_stored_image, part.to_pylist())
+    def iter_images(self, positions: Positions | None = None) -> Iterator[StoredImage]:
+        """Yield every image, or those at some positions, in the order of the samples."""
+        for part in self._iter_rows(positions, tuple(_IMAGE_COLUMNS)):
+            yield from map(_stored_image, part.to_pylist())
 
     @property
     def top(self) -> str:
@@ -134,12 +136,13 @@ class Snapshot:
         first = next(self.iter_images(), None)
         return "" if first is None else classify(first.member).top
 
-    def iter_labels(self) -> Iterator[StoredFile]:
-        """Yield every label file, in the order that they had in the release."""
-        ordinals = self.table("samples").read(["label_ordinal"]).column(0).to_numpy()
+    def iter_labels(self, positions: Positions | None = None) -> Iterator[StoredFile]:
+        """Yield every label file, or those at some positions, in the order that they had in the release."""
+        chosen = self._every(positions)
+        ordinals = self.table("samples").read_rows(chosen, ["label_ordinal"]).column(0).to_numpy()
         if len(np.unique(ordinals)) != len(ordinals):
             raise StoreError("the index gives two labels one place in the release", where=self.objects.url)
-        rows = self._iter_files("samples", ("label_ordinal", "label_member", "label"))
+        rows = self._iter_files(chosen, ("label_ordinal", "label_member", "label"))
         ordered = rows if (ordinals[1:] > ordinals[:-1]).all() else sort_by_ordinal(rows)
         return (StoredFile("label", name, ordinal, data) for ordinal, name, data in ordered)
 
@@ -153,14 +156,38 @@ class Snapshot:
         """Return the member of a kind that a release has at most once."""
         return next((m for m in self.iter_members() if m.kind == kind), None)
 
-    def _iter_files(self, table: str, columns: tuple[str, str, str]) -> Iterator[tuple[int, str, bytes]]:
-        for batch in self.table(table).iter_batches(columns):
-            for part in batch.to_batches(max_chunksize=256):
-                yield from zip(*(part.column(name).to_pylist() for name in columns), strict=True)
+    def _iter_files(self, positions: Positions, columns: tuple[str, str, str]) -> Iterator[tuple[int, str, bytes]]:
+        for part in self._iter_rows(positions, columns):
+            yield from zip(*(part.column(name).to_pylist() for name in columns), strict=True)
+
+    def _iter_rows(self, positions: Positions | None, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield rows of the samples at some positions, a few at a time; only row groups that have some are read."""
+        table = self.table("samples")
+        for run in table.split(self._every(positions)):
+            if len(run):
+                yield from table.read_rows(run, columns).to_batches(max_chunksize=256)
+
+    def _every(self, positions: Positions | None) -> Positions:
+        """Return some positions, or those of all samples."""
+        return np.arange(int(self.table("samples").starts[-1])) if positions is None else positions
 
 
 def _stored_image(values: dict[str, Any]) -> StoredImage:
     return StoredImage(**{field: values[column] for column, field in _IMAGE_COLUMNS.items()})
+
+
+def read_json(data: bytes, where: str, limits: Limits) -> Any:
+    """Return what a JSON file of a version says.
+
+    Raises
+    ------
+    StoreError
+        When it is not JSON, or above the limits that the release was converted with.
+    """
+    try:
+        return parse_json(data, where, limits)
+    except LabelError as error:
+        raise StoreError(f"the file is damaged: {error.message}", where=error.where) from None
 
 
 def open_snapshot(store: str | os.PathLike[str], version: str | None = None) -> Snapshot:

@@ -101,7 +101,7 @@ class Arrays:
         seed, epoch : int
             Another one gives another order.
         split : str, optional
-            Take the samples of this split only.
+            Take the samples of this split only; of none where it is an empty text.
         workers : int, optional
             Threads; one for each core that this process may use without it.
         bucket : str, optional
@@ -142,8 +142,8 @@ class Arrays:
         Raises
         ------
         UsageError
-            When there are no such samples, they are of several shapes or types and neither ``bucket`` nor ``fit`` is
-            given, or an argument makes no sense for them.
+            When there is no such split or sample, they are of several shapes or types and neither ``bucket`` nor
+            ``fit`` is given, or an argument makes no sense for them.
         """
         order = Order(size, shuffle, seed, epoch)
         reading = Reading(split, bucket, labels, channels, dtype, scale, fit, size_px, clip)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vedastore.errors import UsageError
+from vedastore.ops.select import select
 from vedastore.ops.workers import count_workers
 from vedastore.views.dataset import only_bucket, read_samples
 from vedastore.views.images import plan_images, read_images
@@ -60,10 +61,9 @@ class BatchReader:
     """
 
     def __init__(self, snapshot: Snapshot, positions: Any, reading: Reading) -> None:
-        if reading.split is not None and not isinstance(reading.split, str):
-            raise UsageError(f"split is {reading.split!r:.80}, which is no text")
+        positions = select(snapshot, positions, split=reading.split)
         columns = _COLUMNS if reading.fit is None else (*_COLUMNS, "nodata")
-        table, names = read_samples(snapshot, positions, columns, reading.bucket, reading.split)
+        table, names = read_samples(snapshot, positions, columns, reading.bucket)
         if reading.fit is None:
             only_bucket(names, snapshot.objects.url, "; or take them all with fit= and size_px=")
         self._snapshot, self._reading, self._names = snapshot, reading, names

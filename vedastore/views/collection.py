@@ -17,12 +17,11 @@ from vedastore.ops import verify as verify_op
 from vedastore.ops.allotment import SplitOptions
 from vedastore.ops.select import find_bounds
 from vedastore.ops.select import select as find_samples
-from vedastore.store.snapshot import Snapshot, open_snapshot
+from vedastore.store.snapshot import Snapshot, open_snapshot, read_json
 from vedastore.views import sample as sample_view
 from vedastore.views.arrays import Arrays
 from vedastore.views.frames import feature_frame, sample_frame
 from vedastore.views.html import SHOWN, collection_page
-from vedastore.views.sample import read_json
 
 if TYPE_CHECKING:
     import os
@@ -171,6 +170,8 @@ class Collection(Arrays):
         *,
         ids: Iterable[str] | str | None = None,
         classes: Iterable[str] | str | None = None,
+        match: Literal["any", "all", "none"] = "any",
+        objects: int | tuple[int | None, int | None] | Mapping[str, int | tuple[int | None, int | None]] | None = None,
         bbox: tuple[float, float, float, float] | None = None,
         intersects: Any = None,
         split: str | None = None,
@@ -187,7 +188,12 @@ class Collection(Arrays):
         ids : iterable of str, optional
             The samples of these ids.
         classes : str or iterable of str, optional
-            Samples that have at least one of these classes.
+            Samples that have these classes, as ``match`` says.
+        match : {"any", "all", "none"}
+            Whether a sample must have at least one of the classes, each of them, or none.
+        objects : int, (least, most), or mapping of class to one of these, optional
+            Samples with at least so many labelled objects, or with a number of them in a range, None for an open end;
+            objects of a class where it is named. In a classification each class that a sample has counts as one.
         bbox : (west, south, east, north), optional
             Samples whose footprint's box has a point in common with this one, in degrees. West is above east where the
             box runs over the antimeridian; footprints there are found however their longitudes are written.
@@ -197,7 +203,7 @@ class Collection(Arrays):
             longitudes go on past 180 where it runs over the antimeridian, or cut it there. A footprint around a pole
             counts as its box.
         split : str, optional
-            Samples of this split.
+            Samples of this split; of none where it is an empty text.
         where : str, optional
             Samples for which a condition in SQL (DuckDB's) on the columns of ``samples`` is true, without subqueries.
             Besides those of :attr:`samples` there are ``bbox.xmin`` and its like, ``envelope``, ``label``, and digests.
@@ -209,14 +215,15 @@ class Collection(Arrays):
         SampleNotFoundError
             When an id is not that of a sample of this collection.
         UsageError
-            When there is no such class, or a box, shape, condition or limit makes no sense.
-
+            When the version has no such class or split, or a number, box, shape, condition or limit makes no sense.
         """
         chosen = find_samples(
             self._snapshot,
             self._positions,
             ids=ids,
             classes=classes,
+            match=match,
+            objects=objects,
             bbox=bbox,
             intersects=intersects,
             split=split,
@@ -354,7 +361,11 @@ class Collection(Arrays):
         client: Any = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> ExportReport:
-        """Write a version, this one unless it is named, as a release.
+        """Write a version, this one unless it is named, as a release; of a selection, a smaller one.
+
+        The samples of a selection come in the order of the store, with the bytes that they have in the whole release.
+        ``meta.json`` and ``bounds.geojson`` are made true for them, and keep what is true already; classes stay as they
+        are. Members that belong to other samples are left out. The report names what was rewritten, and why.
 
         Parameters
         ----------
@@ -377,18 +388,20 @@ class Collection(Arrays):
         Raises
         ------
         UsageError
-            For a selection, and for a target or level that makes no sense.
+            For a selection without samples, or of another version than the one that is named, and for a target or
+            level that makes no sense.
         ConflictError
             When the target exists.
         StoreError
             When the store is damaged, or the target cannot be written.
         """
-        if not self._whole:
-            hint = "export the collection without a slice or select()"
-            raise UsageError("only a whole version can be exported", hint=hint)
+        if not self._whole and version not in (None, self.version):
+            hint = "open that version, and select from it"
+            raise UsageError(f"the selection is one of version {self.version}", where=self.store, hint=hint)
         return export_op.export(
-            self._snapshot if version is None else open_snapshot(self.store, version),
+            self._snapshot if version in (None, self.version) else open_snapshot(self.store, version),
             dest,
+            positions=None if self._whole else self._positions,
             for_import=for_import,
             overwrite=overwrite,
             level=level,

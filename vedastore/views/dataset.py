@@ -148,9 +148,9 @@ def only_bucket(names: Sequence[str], where: str, other: str = "") -> str:
 
 
 def read_samples(
-    snapshot: Snapshot, positions: Any, columns: Sequence[str], bucket: str | None, split: str | None = None
+    snapshot: Snapshot, positions: Any, columns: Sequence[str], bucket: str | None
 ) -> tuple[Any, list[str]]:
-    """Read columns of the samples at some positions, of one split and one bucket where they are named.
+    """Read columns of the samples at some positions, of one bucket where it is named.
 
     Returns
     -------
@@ -166,12 +166,9 @@ def read_samples(
 
     where = snapshot.objects.url
     table = snapshot.table("samples").read_rows(positions, columns)
-    if split is not None:
-        table = table.filter(pc.equal(table.column("split"), split))
     names = sorted(table.column("bucket").unique().to_pylist())
     if not names:
-        told = "" if split is None else f" in the split {split!r}"
-        raise UsageError(f"there is no sample to make an array of{told}", where=where)
+        raise UsageError("there is no sample to make an array of", where=where)
     if bucket is None:
         return table, names
     if bucket not in names:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vedastore.errors import LabelError, StoreError, escape
+from vedastore.errors import StoreError, escape
 from vedastore.io import geometry
-from vedastore.io.geojson import parse_json
 from vedastore.spec.arrays import DIMENSIONS
 from vedastore.spec.nodata import parse_nodata
+from vedastore.store.snapshot import read_json
 from vedastore.views.dataset import write_crs
 from vedastore.views.html import sample_page
 from vedastore.views.objects import Boxes, draw_masks, plan_drawing, require_objects
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from shapely.geometry.base import BaseGeometry
 
-    from vedastore.model import Limits
     from vedastore.store.snapshot import Snapshot
 
 COLUMNS = ("id", "bucket", "row", "geometry", "crs", "transform", "nodata", "split", "classes", "position")
@@ -191,17 +190,3 @@ def _build_image(
     variable = xr.Variable(DIMENSIONS[1:], pixels, dict(pattern.attrs), dict(pattern.encoding))
     # The plain constructor copies every coordinate deeply: 0.2 ms, longer than it takes to read the pixels.
     return xr.DataArray(variable, coords, name=pattern.name, indexes=indexes, fastpath=True)
-
-
-def read_json(data: bytes, where: str, limits: Limits) -> Any:
-    """Return what a JSON file of a version says.
-
-    Raises
-    ------
-    StoreError
-        When it is not JSON, or above the limits that the release was converted with.
-    """
-    try:
-        return parse_json(data, where, limits)
-    except LabelError as error:
-        raise StoreError(f"the file is damaged: {error.message}", where=error.where) from None

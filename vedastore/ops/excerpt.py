@@ -1,0 +1,187 @@
+"""What becomes of a release's other members where some of its samples are left out: a plan, and the members by it.
+
+``meta.json`` and ``bounds.geojson`` are made true for the samples that stay. A member that belongs to a sample shares
+its fate; all others go along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from vedastore.errors import ReleaseError, StoreError
+from vedastore.io import geometry
+from vedastore.io.geojson import iter_feature_spans
+from vedastore.ops.select import find_bounds
+from vedastore.spec import excerpt as rules
+from vedastore.spec.release import parse_bounds
+from vedastore.store.columns import arrow_array
+from vedastore.store.snapshot import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vedastore.spec.lonlat import Bbox
+    from vedastore.store.lookup import Positions
+    from vedastore.store.snapshot import Snapshot, StoredFile
+
+_TOGETHER: Final = 4096
+_SAME_DEGREES: Final = 1e-6
+"""How far a feature may lie off a footprint that it is the one of: a tenth of a metre."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A member that is not as it was converted, and why."""
+
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """The other members of a smaller release.
+
+    Attributes
+    ----------
+    stays : array of bool
+        Which members of the version go along.
+    data : dict
+        By the place of a member among all of them, the bytes that it gets.
+    rewritten : tuple of Rewritten
+        What these are.
+    """
+
+    snapshot: Snapshot
+    stays: Any
+    data: dict[int, bytes]
+    rewritten: tuple[Rewritten, ...]
+
+    def iter_members(self) -> Iterator[StoredFile]:
+        """Yield the members that go along, in the order that they had in the release."""
+        for place, (member, stays) in enumerate(zip(self.snapshot.iter_members(), self.stays, strict=True)):
+            if stays:
+                yield replace(member, data=self.data.get(place, member.data))
+
+
+@dataclass(frozen=True, slots=True)
+class _Features:
+    """The features of ``bounds.geojson``: where each begins and ends (n, 2), its id, and the box around it (n, 4)."""
+
+    spans: Any
+    ids: list[Any]
+    boxes: Any
+
+
+def plan_excerpt(snapshot: Snapshot, positions: Positions) -> Excerpt:
+    """Decide what the members besides images and labels become where only the samples at some positions stay.
+
+    Raises
+    ------
+    StoreError
+        When ``meta.json`` or the index is damaged.
+    """
+    box = find_bounds(snapshot, positions)
+    if box is not None and not np.isfinite(box).all():
+        raise StoreError("the index has footprints without a place", where=snapshot.objects.url)
+    data: dict[int, bytes] = {}
+    rewritten = []
+    for place, member in enumerate(snapshot.iter_members()):
+        if member.kind not in {"meta", "bounds"}:
+            continue
+        cut = _cut_meta if member.kind == "meta" else _cut_bounds
+        changed, reason = cut(snapshot, positions, member, box)
+        if changed != member.data:
+            data[place] = changed
+            rewritten.append(Rewritten(member.member, reason))
+    return Excerpt(snapshot, ~_left_out(snapshot, positions), data, tuple(rewritten))
+
+
+def _cut_meta(snapshot: Snapshot, _: Positions, member: StoredFile, box: Bbox | None) -> tuple[bytes, str]:
+    document = read_json(member.data, f"{snapshot.objects.url}: {member.member}", snapshot.version.limits)
+    if snapshot.version.bounds is None:  # no footprint has told it
+        return member.data, ""
+    return rules.cut_meta(member.data, document, box), "bbox is the box around the samples that stay"
+
+
+def _cut_bounds(snapshot: Snapshot, positions: Positions, member: StoredFile, box: Bbox | None) -> tuple[bytes, str]:
+    """Keep the features of the samples that stay; where features are not those of samples, make one around all."""
+    limits = snapshot.version.limits
+    try:
+        found = _read_features(iter_feature_spans(member.data, member.member, limits), member.member)
+        kept = _features_of(snapshot, positions, found)
+        if kept is not None:
+            spans = found.spans[kept].tolist()
+            ends = int(found.spans[0, 0]), int(found.spans[-1, 1])
+            return rules.cut_features(member.data, spans, ends, box), "the features of the samples that stay"
+        first = [*islice(iter_feature_spans(member.data, member.member, limits), 2)]
+    except ReleaseError:  # no conversion needs it to be sound
+        first = []
+    if snapshot.version.bounds is None:  # no footprint has told it
+        return member.data, ""
+    return rules.bound_all(member.data, first, box), "one feature around the samples that stay"
+
+
+def _read_features(spans: Iterable[tuple[int, int, Any]], where: str) -> _Features:
+    """Read all features, and keep of each what fits into some numbers and its id."""
+    places, ids, boxes = [np.empty((0, 2), "i8")], [arrow_array([], _text())], [np.empty((0, 4))]
+    remaining = iter(spans)
+    while some := [*islice(remaining, _TOGETHER)]:
+        places.append(np.array([(begin, end) for begin, end, _ in some]))
+        ids.append(arrow_array([rules.feature_id(feature) for *_, feature in some], _text()))
+        boxes.append(np.array([parse_bounds(feature, where) or [np.nan] * 4 for *_, feature in some], "f8"))
+    return _Features(np.concatenate(places), ids, np.concatenate(boxes))
+
+
+def _text() -> Any:
+    import pyarrow as pa
+
+    return pa.string()
+
+
+def _features_of(snapshot: Snapshot, positions: Positions, found: _Features) -> Any:
+    """Return which features are those of some samples: by their ids, or by their order; None where neither is so."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if len(found.spans) < len(positions) or len(found.spans) == 1:
+        return None
+    names = pa.chunked_array(snapshot.lookup.id_parts(positions), _text())
+    at = pc.index_in(pa.chunked_array(found.ids), value_set=names)
+    if pc.count_distinct(at).as_py() == len(positions):
+        return at.is_valid().to_numpy()
+    if len(found.spans) == snapshot.version.samples and _is_ordered(snapshot, positions, found.boxes[positions]):
+        return positions
+    return None
+
+
+def _is_ordered(snapshot: Snapshot, positions: Positions, boxes: Any) -> bool:
+    """Tell whether boxes (n, 4) are those around the footprints of samples."""
+    table, done = snapshot.table("samples"), 0
+    for part in table.split(positions):
+        footprints = geometry.parse_wkb(table.read_rows(part, ["geometry"]).column(0).to_pylist())
+        own = geometry.bounds(footprints)
+        if not np.allclose(boxes[done : done + len(part)], own, rtol=0, atol=_SAME_DEGREES, equal_nan=True):
+            return False
+        done += len(part)
+    return True
+
+
+def _left_out(snapshot: Snapshot, positions: Positions) -> Any:
+    """Tell which members belong to samples that do not stay."""
+    top = snapshot.top
+    parts = [np.empty(0, bool)]
+    for table in snapshot.table("members").iter_batches(["name", "kind"]):
+        names, kinds = (table.column(name).to_pylist() for name in ("name", "kind"))
+        stems = [rules.owners(n, top) if k == "unknown" else [] for n, k in zip(names, kinds, strict=True)]
+        out = np.zeros(len(names), bool)
+        if any(stems):
+            member = np.repeat(np.arange(len(stems)), [len(s) for s in stems])
+            owner = snapshot.lookup.find_many([stem for some in stems for stem in some])
+            member, first = np.unique(member[owner >= 0], return_index=True)
+            out[member] = ~np.isin(owner[owner >= 0][first], positions)
+        parts.append(out)
+    return np.concatenate(parts)
