@@ -20,9 +20,9 @@ from vedastore.store.lookup import Lookup
 from vedastore.store.scratch import sort_by_ordinal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from vedastore.io.objects import LocalObjects
+    from vedastore.io.objects import Objects
     from vedastore.model import Fidelity
     from vedastore.spec.root import Root, Version
 
@@ -68,13 +68,13 @@ _IMAGE_COLUMNS = {
 class Snapshot:
     """One version of a store. It sees that version for as long as it lives; cheap to pickle."""
 
-    def __init__(self, objects: LocalObjects, root: Root, version: Version) -> None:
+    def __init__(self, objects: Objects, root: Root, version: Version) -> None:
         self.objects, self.root, self.version = objects, root, version
 
-    def __getstate__(self) -> tuple[LocalObjects, Root, Version]:
+    def __getstate__(self) -> tuple[Objects, Root, Version]:
         return self.objects, self.root, self.version
 
-    def __setstate__(self, state: tuple[LocalObjects, Root, Version]) -> None:
+    def __setstate__(self, state: tuple[Objects, Root, Version]) -> None:
         self.objects, self.root, self.version = state
 
     @cached_property
@@ -163,7 +163,9 @@ def _stored_image(values: dict[str, Any]) -> StoredImage:
     return StoredImage(**{field: values[column] for column, field in _IMAGE_COLUMNS.items()})
 
 
-def open_snapshot(store: str | os.PathLike[str], version: str | None = None) -> Snapshot:
+def open_snapshot(
+    store: str | os.PathLike[str], version: str | None = None, storage_options: Mapping[str, Any] | None = None
+) -> Snapshot:
     """Open a version of a store, the latest without a name.
 
     Raises
@@ -173,7 +175,7 @@ def open_snapshot(store: str | os.PathLike[str], version: str | None = None) -> 
     UsageError
         When there is no such version.
     """
-    objects = open_objects(store)
+    objects = open_objects(store, storage_options)
     found = read_root(objects)
     if found is None:
         incomplete = objects.size(keys.INCOMPLETE) is not None
