@@ -83,7 +83,7 @@ class Write:
 
     def put(self, key: str, parts: Iterable[bytes]) -> int:
         """Write one object, durable on return; give its bytes. May be called from any thread."""
-        if self._base is None or self.objects.size(key) is None:
+        if keys.is_of_write(key, self.write_id):
             self._written.append(key)
         return self.objects.write(key, parts)
 
