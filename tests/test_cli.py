@@ -119,7 +119,7 @@ def test_exit_codes(tmp_path, source):
     for level, name in ((0, "b.tar.gz"), (10, "b.tar.gz"), (1, "b.tar")):
         assert refused("export", store, tmp_path / name, "--level", str(level), code=2)["kind"] == "usage"
     assert refused("export", store, tmp_path / "b.tar", "--version", "7", code=2)["hint"] == "the store has 1.0.1"
-    assert refused("convert", "s3://bucket/r.tar.gz", tmp_path / "x.zarr", code=2)["kind"] == "usage"
+    assert refused("convert", "gs://bucket/r.tar.gz", tmp_path / "x.zarr", code=2)["kind"] == "usage"
     assert refused("convert", source, source, tmp_path / "x.zarr", code=2)["kind"] == "usage"
     assert refused("convert", source, code=2)["kind"] == "usage"
     assert refused("frobnicate", code=2)["kind"] == "usage"

@@ -288,7 +288,7 @@ def test_open_says_what_is_wrong(tmp_path):
     with pytest.raises(vs.errors.StoreError, match="not a vedastore store"):
         vs.open(tmp_path)
     with pytest.raises(vs.errors.UsageError, match="local paths"):
-        vs.open("s3://bucket/x.zarr")
+        vs.open("gs://bucket/x.zarr")
     with pytest.raises(vs.errors.UsageError, match="storage_options"):
         vs.open(tmp_path, storage_options={"anon": True})
     convert(make_release(1), tmp_path)

@@ -112,7 +112,7 @@ def test_a_task_that_is_given_goes_before_an_unknown_one(tmp_path):
     assert vs.convert(source, tmp_path / "r.zarr", task="segmentation").task == "segmentation"
 
 
-@pytest.mark.parametrize("place", ["", "s3://bucket/x"])
+@pytest.mark.parametrize("place", ["", "gs://bucket/x"])
 def test_places_that_are_none(tmp_path, place):
     source = make_release(1).tar_gz(tmp_path / "r.tar.gz")
     collection = vs.convert(source, tmp_path / "r.zarr")

@@ -13,21 +13,24 @@ from vedastore.errors import ArchiveError, ImageError, StoreError
 from vedastore.io import archive, tiff
 from vedastore.io.archive import Member, Unread
 from vedastore.io.deflate import DEFAULT_LEVEL, ParallelGzipWriter
+from vedastore.io.feed import Feed
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
 from vedastore.io.inflate import HashedFile, InflatedFile, is_worth
+from vedastore.io.s3 import S3
 from vedastore.model import DEFAULT_LIMITS, ImageHalf, LabelHalf
 from vedastore.spec.arrays import ChipSpec
 from vedastore.spec.labels import parse_label
-from vedastore.spec.places import local_path
+from vedastore.spec.places import parse_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from concurrent.futures import Executor
 
     from vedastore.model import LabelOptions, Limits, Look
     from vedastore.spec.release import MemberRole
 
+_HEAD_BYTES = 512
 EXPORT_MTIME = 315_532_800
 """1980-01-01, the date of every exported member: releases do not depend on when they were written."""
 
@@ -41,8 +44,8 @@ _OTHERS = {
 class ReleaseReader:
     """One pass over a release: an archive (``.tar.gz``, ``.tgz``, ``.tar``) or an extracted directory.
 
-    After the pass ``sha256`` is the digest of the archive's bytes; None for a directory. ``container`` tells what it
-    is: ``"gzip"``, ``"tar"`` or ``"directory"``.
+    After the pass ``sha256`` and ``size_bytes`` are those of the archive; None for a directory. ``container`` is
+    ``"gzip"``, ``"tar"`` or ``"directory"``. An archive on S3 is read as it comes, and never copied to a disk.
     """
 
     def __init__(
@@ -50,19 +53,16 @@ class ReleaseReader:
         source: str | os.PathLike[str],
         progress: Callable[[int, int | None], None] | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.url = local_path(source)
-        self.path = Path(self.url)
-        self.where = self.path.name or self.url
+        self.place = parse_place(source, storage_options)
+        self.url = str(self.place)
+        self.where = self.place.name
         self.sha256: str | None = None
         self.container = "directory"
+        self.size_bytes: int | None = None
         self._limits = limits
         self._report = progress or (lambda _done, _total: None)
-
-    @property
-    def size_bytes(self) -> int | None:
-        """Bytes of the archive; None for a directory."""
-        return None if self.path.is_dir() else self.path.stat().st_size
 
     def iter_members(self) -> Generator[Member]:
         """Yield every member in order; at the end all checks of the container have been made.
@@ -83,23 +83,46 @@ class ReleaseReader:
         ArchiveError
             When it cannot be read, is damaged, is cut short, or holds what a release must not hold.
         """
+        if self.place.bucket is not None:
+            yield from self._iter_remote(S3(self.place.bucket, self.place.path, self.place.options))
+            return
+        path = Path(self.place.path)
         try:
-            if not self.path.is_dir() and self.path.exists() and not self.path.is_file():
+            if not path.is_dir() and path.exists() and not path.is_file():
                 raise ArchiveError("this is neither a regular file nor a directory", where=self.url)
-            if self.path.is_dir():
-                yield from archive.iter_directory(self.path, self.where, self._limits)
+            if path.is_dir():
+                yield from archive.iter_directory(path, self.where, self._limits)
                 return
-            with self.path.open("rb", buffering=0) as file:
-                yield from self._iter_archive(file)
+            with path.open("rb", buffering=0) as file:
+                head = file.read(_HEAD_BYTES)
+                file.seek(0)
+                yield from self._iter_archive(file, head, os.fstat(file.fileno()).st_size)
         except OSError as error:
             hint = "check the path and its permissions"
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
 
-    def _iter_archive(self, file: IO[bytes]) -> Iterator[Member]:
-        total = os.fstat(file.fileno()).st_size
-        head = file.read(512)
+    def _iter_remote(self, s3: S3) -> Iterator[Member]:
+        try:
+            told = s3.head("")
+            if told is None:
+                hint = "name an archive; an extracted release has to be on a local disk"
+                raise ArchiveError("there is no such object", where=self.url, hint=hint)
+            total, tag = int(told["ContentLength"]), told["ETag"]
+            head = s3.get("", 0, min(total, _HEAD_BYTES), tag)[0] if total else b""
+        except StoreError as error:
+            raise ArchiveError(error.message, where=self.url, hint=error.hint) from error
+        feed = Feed(s3, "", total, tag)
+        try:
+            with feed as file:
+                yield from self._iter_archive(file, head, total)
+        except ArchiveError as error:
+            if feed.failure is None:
+                raise
+            raise ArchiveError(feed.failure.message, where=self.url, hint=feed.failure.hint) from error
+
+    def _iter_archive(self, file: IO[bytes], head: bytes, total: int) -> Iterator[Member]:
+        self.size_bytes = total
         self.container = kind = archive.sniff(head)
-        file.seek(0)
         if kind == "unknown":
             hint = "a release is a .tar.gz, a .tar, or a directory"
             what = next((f", but {what}" for magic, what in _OTHERS.items() if head.startswith(magic)), "")

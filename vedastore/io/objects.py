@@ -1,37 +1,34 @@
-"""Objects of a store by key: whole, in part, and compare-and-swap. A local directory now; an object store is the same.
+"""Objects of a store by key: whole, in part, and compare-and-swap; in a local directory or on S3.
 
 ``Objects`` is the interface that the floors above use. Every key comes from ``spec.keys``.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import re
-import shutil
-import stat
-import uuid
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
-from vedastore.spec.places import local_path
+from vedastore.io.local import LocalObjects
+from vedastore.spec.places import parse_place
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
-
-_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
-_HINT = "check the path, its permissions, and the space that is left"
+    import os
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 
 class Objects(Protocol):
     """What a store needs of its place."""
 
     @property
+    def exclusive(self) -> bool:
+        """Whether `claim` keeps other writers out; where it does not, two may write, and the first swap wins."""
+
+    @property
     def url(self) -> str:
         """The place, as the user would write it."""
+
+    def check_swaps(self) -> None:
+        """Find out whether `swap` can be trusted here. StoreError where it cannot."""
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object, or ``length`` bytes of it from ``start``. StoreError where it is absent or shorter."""
@@ -49,7 +46,10 @@ class Objects(Protocol):
         """Return an object with its entity tag; None where it is absent."""
 
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
-        """Write an object if it still has the expected tag (None: if it is absent). ConflictError otherwise."""
+        """Write an object if it still has the expected tag (None: if it is absent). ConflictError otherwise.
+
+        UnknownOutcomeError where nobody can tell whether it was written.
+        """
 
     def replace(self, key: str, data: bytes) -> None:
         """Write an object that nothing depends on: readers see the old one or the new one, whole."""
@@ -60,241 +60,22 @@ class Objects(Protocol):
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield every key that begins with the prefix, in order."""
 
-
-class LocalObjects:
-    """Objects as files of a local directory. POSIX: the lock is ``flock`` on the directory itself."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-
-    @property
-    def url(self) -> str:
-        """The directory's path."""
-        return str(self.path)
-
-    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return an object, or a part of it."""
-        with self._opened(key) as (descriptor, size):
-            return self._read_part(descriptor, key, start, size - start if length is None else length)
-
-    def read_parts(self, key: str, start: int, lengths: Sequence[int]) -> list[bytes]:
-        """Return parts that lie one behind the other; each is read into bytes of its own, which saves a copy."""
-        parts: list[bytes] = []
-        with self._opened(key) as (descriptor, _):
-            for length in lengths:
-                parts.append(self._read_part(descriptor, key, start, length))
-                start += length
-        return parts
-
-    @contextmanager
-    def _opened(self, key: str) -> Iterator[tuple[int, int]]:
-        """Give a descriptor of a regular file, and its bytes. Opening takes 4 us: too little to keep files open for."""
-        with self._translated(key):
-            # NONBLOCK: a FIFO would wait for ever. Put together as text: that takes a third of the time of a Path.
-            descriptor = os.open(f"{self.path}/{key}", os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    raise StoreError("the object is no regular file", where=f"{self.url}/{key}")
-                yield descriptor, status.st_size
-            finally:
-                os.close(descriptor)
-
-    def _read_part(self, descriptor: int, key: str, start: int, length: int) -> bytes:
-        data = os.pread(descriptor, length, start)
-        while len(data) < length and (more := os.pread(descriptor, length - len(data), start + len(data))):
-            data += more
-        if len(data) != length:
-            raise StoreError(f"the object ends at byte {start + len(data)}", where=f"{self.url}/{key}")
-        return data
-
-    def size(self, key: str) -> int | None:
-        """Return an object's bytes."""
-        try:
-            with self._translated(key):
-                return (self.path / key).stat().st_size
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                return None
-            raise
-
-    def write(self, key: str, parts: Iterable[bytes]) -> int:
-        """Write a whole object: a file and its directory, both synced."""
-        path = self.path / key
-        with self._translated(key):
-            self._make_directory(path.parent)
-            # NOFOLLOW: a link in a stranger's store must not turn an overwrite on another file.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                size = sum(file.write(part) for part in parts)
-                file.flush()
-                os.fsync(file.fileno())
-            _sync_directory(path.parent)
-        return size
-
-    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
-        """Return an object with the SHA-256 of its bytes as tag."""
-        if self.size(key) is None:
-            return None
-        data = self.read(key)
-        return data, hashlib.sha256(data).hexdigest()
-
-    def swap(self, key: str, data: bytes, expected: str | None) -> None:
-        """Replace an object atomically, under the directory's lock."""
-        path = self.path / key
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        with self._translated(key), self._locked():
-            current = self.read_tagged(key)
-            if (current[1] if current else None) != expected:
-                raise ConflictError("another writer was first", where=f"{self.url}/{key}", hint="run it again")
-            try:
-                with draft.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
-            _sync_directory(path.parent)
-
-    def replace(self, key: str, data: bytes) -> None:
-        """Replace a file by renaming a draft; a link is replaced and not followed, and no link leads out of the store.
-
-        Nothing is synced: whoever reads such an object checks it, and can do without it.
-        """
-        path = self.path / key
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        with self._translated(key):
-            if path.parent.resolve() != self.path.resolve() / path.parent.relative_to(self.path):
-                raise StoreError("a link leads out of the store", where=f"{self.url}/{key}")
-            try:
-                draft.write_bytes(data)
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
-
-    def delete(self, key: str) -> None:
-        """Remove a file, and the directories that it leaves empty."""
-        path = self.path / key
-        with self._translated(key):
-            path.unlink(missing_ok=True)
-            for parent in path.parents:
-                if parent == self.path or any(parent.iterdir()):
-                    break
-                parent.rmdir()
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys of all files, sorted."""
-        with self._translated(prefix):
-            found = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir())
-        yield from (key for key in found if key.startswith(prefix))
-
-    @contextmanager
-    def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
-        """Own a place that has no store yet, until the block ends; clear what an interrupted owner left.
-
-        The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that
-        may be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
-        """
-        with self._translated(""):
-            if self.path.exists() and not self.path.is_dir():
-                raise ConflictError("there is a file of that name", where=self.url, hint="choose another target")
-            made = self._make_directory(self.path)
-            if self._foreign(marker, ours) or (any(self.path.iterdir()) and not (self.path / marker).exists()):
-                raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
-            descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            with self._translated(""):
-                self._lock(descriptor, wait=False)
-                self._check_claim(descriptor, marker, ours)
-                self._clear([*ours, *self._drafts()])
-            try:
-                yield
-            except UnknownOutcomeError:
-                raise
-            except BaseException:
-                with suppress(OSError):  # what remains is cleared by the next owner; the error that counts is another
-                    self._clear([*ours, *self._drafts(), marker])
-                    for path in made:
-                        path.rmdir()
-                raise
-            with self._translated(""):
-                self._clear([marker])
-        finally:
-            os.close(descriptor)
-
-    def _drafts(self) -> set[str]:
-        """Names of root documents whose swap was cut short."""
-        return {entry.name for entry in self.path.iterdir() if _DRAFT.fullmatch(entry.name)}
-
-    def _foreign(self, marker: str, ours: Collection[str]) -> set[str]:
-        return {entry.name for entry in self.path.iterdir()} - {marker, *ours, *self._drafts()}
-
-    def _check_claim(self, descriptor: int, marker: str, ours: Collection[str]) -> None:
-        """Check that nobody has finished here between our look at the directory and our lock."""
-        try:
-            held = os.path.samestat(os.fstat(descriptor), (self.path / marker).stat())
-        except FileNotFoundError:
-            held = False
-        if not held or self._foreign(marker, ours):
-            if held:
-                self._clear([marker])
-            raise ConflictError("another writer was first", where=self.url, hint="choose another target")
-
-    def _lock(self, descriptor: int, *, wait: bool) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise ConflictError("another writer is at work here", where=self.url, hint="wait for it to end") from None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._lock(descriptor, wait=True)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _clear(self, names: Iterable[str]) -> None:
-        for name in names:
-            path = self.path / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-
-    def _make_directory(self, path: Path) -> tuple[Path, ...]:
-        """Make a directory and its parents, durable; return those that were made, the deepest first."""
-        missing = tuple(p for p in (path, *path.parents) if not p.exists())
-        path.mkdir(parents=True, exist_ok=True)
-        for made in missing:
-            _sync_directory(made.parent)
-        return missing
-
-    @contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            where = f"{self.url}/{key}" if key else self.url
-            raise StoreError(error.strerror or str(error), where=where, hint=_HINT) from error
+    def claim(self, marker: str, ours: Collection[str]) -> AbstractContextManager[None]:
+        """Own a place that has no store yet, until the block ends: ConflictError where anything but ``ours`` is."""
 
 
-def open_objects(location: str | os.PathLike[str]) -> LocalObjects:
-    """Return the objects of a place.
+def open_objects(location: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Objects:
+    """Return the objects of a place: a local directory, or ``s3://bucket/prefix``.
 
     Raises
     ------
     UsageError
-        For a URL: this version reads and writes local directories.
+        For another URL, and for options of a local directory.
     """
-    return LocalObjects(local_path(location))
+    place = parse_place(location, storage_options)
+    if place.bucket is None:
+        return LocalObjects(place.path)
+    from vedastore.io.remote import S3Objects
+    from vedastore.io.s3 import S3
 
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return S3Objects(S3(place.bucket, place.path, place.options))

@@ -18,16 +18,17 @@ from vedastore.ops.intake import Intake
 from vedastore.ops.roll import Roll, read_batch
 from vedastore.ops.workers import batched_bytes, is_local, map_ordered, open_executor
 from vedastore.spec import arrays, keys
-from vedastore.spec.places import local_path
+from vedastore.spec.places import parse_place
 from vedastore.spec.root import Bucket, Version, dump_json
 from vedastore.store.commit import Write
 from vedastore.store.ledger import Ledger
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from vedastore.ops.options import ConvertOptions
+    from vedastore.spec.places import Place
 
 BATCH_BYTES: Final = 2 * 2**20
 BATCH_MEMBERS: Final = 64
@@ -58,14 +59,15 @@ def convert(
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> ConvertReport:
     """Convert one release; nothing is visible in the store before all of it has been read and checked.
 
     ``progress`` is called with the bytes of the archive that were read, and its size.
     """
-    reader = ReleaseReader(source, progress, options.limits)
-    _refuse_nesting(reader.path, Path(local_path(store)))
-    write = Write(open_objects(store), overwrite=options.mode == "overwrite")
+    reader = ReleaseReader(source, progress, options.limits, storage_options)
+    _refuse_nesting(reader.place, parse_place(store))
+    write = Write(open_objects(store, storage_options), overwrite=options.mode == "overwrite")
     with write, scratch_errors(), Ledger() as ledger:
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
@@ -89,10 +91,12 @@ def convert(
     return ConvertReport(write.objects.url, version, kept, decisions.read, skipped)
 
 
-def _refuse_nesting(source: Path, store: Path) -> None:
+def _refuse_nesting(source: Place, store: Place) -> None:
     """Refuse a store inside the release that is read: the source is never touched."""
-    if source.is_dir() and source.resolve() in (store.resolve(), *store.resolve().parents):
-        raise UsageError("the store lies in the release", where=str(store), hint="choose a place outside of it")
+    if source.bucket is None and store.bucket is None:
+        release, target = Path(source.path).resolve(), Path(store.path).resolve()
+        if release.is_dir() and release in (target, *target.parents):
+            raise UsageError("the store lies in the release", where=store.path, hint="choose a place outside of it")
 
 
 def _write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:

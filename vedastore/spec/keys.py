@@ -50,6 +50,15 @@ def is_index(key: str) -> bool:
     return _INDEX.fullmatch(key) is not None
 
 
+def is_of_write(key: str, write_id: str) -> bool:
+    """Tell whether a key is named with the id of a write, so that no other write has it.
+
+    >>> is_of_write(table("5c0ffee1" + "0" * 24, "samples"), "5c0ffee1" + "0" * 24), is_of_write("chips/zarr.json", "5")
+    (True, False)
+    """
+    return f"{INDEX}/{write_id}/" in key or f"~{write_id[:8]}/" in key
+
+
 def chips_metadata() -> str:
     """Key of the group of all buckets."""
     return f"{CHIPS}/zarr.json"

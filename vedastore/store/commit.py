@@ -7,7 +7,7 @@ is swapped. A refused swap may be our own that landed after a hidden retry, so t
 from __future__ import annotations
 
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-    from vedastore.io.objects import LocalObjects
+    from vedastore.io.objects import Objects
     from vedastore.spec.arrays import ChipSpec
 
 
-def read_root(objects: LocalObjects) -> tuple[Root, str] | None:
+def read_root(objects: Objects) -> tuple[Root, str] | None:
     """Return a store's root document and its tag; None where there is none."""
     size = objects.size(keys.ROOT)
     if size is not None and size > LIMIT_BYTES:
@@ -40,7 +40,7 @@ class Write:
     store is a conflict.
     """
 
-    def __init__(self, objects: LocalObjects, *, overwrite: bool = False, onto: Root | None = None) -> None:
+    def __init__(self, objects: Objects, *, overwrite: bool = False, onto: Root | None = None) -> None:
         self.objects = objects
         self.write_id = uuid.uuid4().hex
         self._overwrite, self._onto = overwrite, onto
@@ -50,6 +50,7 @@ class Write:
         self._claim = ExitStack()
 
     def __enter__(self) -> Self:
+        self.objects.check_swaps()
         self._base = read_root(self.objects)
         if self._onto is not None:
             if self._base is None or self._base[0].write_id != self._onto.write_id:
@@ -69,18 +70,20 @@ class Write:
         unknown = isinstance(error, UnknownOutcomeError)
         if self._landed or unknown or (self._swapping and self._may_be_ours()):
             kind = error = traceback = None
-        elif self._base is not None:
+        else:
             for key in self._written:
-                self.objects.delete(key)
+                with suppress(StoreError):  # it belongs to no version; the error that counts is another
+                    self.objects.delete(key)
         self._claim.__exit__(kind, error, traceback)
 
     def name_bucket(self, spec: ChipSpec) -> str:
         """Return the name of the bucket that this write makes for chips of a shape."""
-        return keys.bucket(spec.dtype, *spec.shape, write_id=self.write_id if self._base else "")
+        alone = self._base is None and self.objects.exclusive
+        return keys.bucket(spec.dtype, *spec.shape, write_id="" if alone else self.write_id)
 
     def put(self, key: str, parts: Iterable[bytes]) -> int:
         """Write one object, durable on return; give its bytes. May be called from any thread."""
-        if self._base is None or self.objects.size(key) is None:
+        if keys.is_of_write(key, self.write_id):
             self._written.append(key)
         return self.objects.write(key, parts)
 
@@ -105,7 +108,7 @@ class Write:
         self._swapping = True
         try:
             self.objects.swap(keys.ROOT, document, self._base[1] if self._base else None)
-        except ConflictError:
+        except (ConflictError, UnknownOutcomeError):
             if not self._is_ours():
                 raise
         except StoreError as error:

@@ -21,9 +21,9 @@ from vedastore.store.lookup import Lookup
 from vedastore.store.scratch import sort_by_ordinal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from vedastore.io.objects import LocalObjects
+    from vedastore.io.objects import Objects
     from vedastore.model import Fidelity, Limits
     from vedastore.spec.root import Root, Version
     from vedastore.store.lookup import Positions
@@ -70,13 +70,13 @@ _IMAGE_COLUMNS = {
 class Snapshot:
     """One version of a store. It sees that version for as long as it lives; cheap to pickle."""
 
-    def __init__(self, objects: LocalObjects, root: Root, version: Version) -> None:
+    def __init__(self, objects: Objects, root: Root, version: Version) -> None:
         self.objects, self.root, self.version = objects, root, version
 
-    def __getstate__(self) -> tuple[LocalObjects, Root, Version]:
+    def __getstate__(self) -> tuple[Objects, Root, Version]:
         return self.objects, self.root, self.version
 
-    def __setstate__(self, state: tuple[LocalObjects, Root, Version]) -> None:
+    def __setstate__(self, state: tuple[Objects, Root, Version]) -> None:
         self.objects, self.root, self.version = state
 
     @cached_property
@@ -190,7 +190,9 @@ def read_json(data: bytes, where: str, limits: Limits) -> Any:
         raise StoreError(f"the file is damaged: {error.message}", where=error.where) from None
 
 
-def open_snapshot(store: str | os.PathLike[str], version: str | None = None) -> Snapshot:
+def open_snapshot(
+    store: str | os.PathLike[str], version: str | None = None, storage_options: Mapping[str, Any] | None = None
+) -> Snapshot:
     """Open a version of a store, the latest without a name.
 
     Raises
@@ -200,7 +202,11 @@ def open_snapshot(store: str | os.PathLike[str], version: str | None = None) -> 
     UsageError
         When there is no such version.
     """
-    objects = open_objects(store)
+    return open_version(open_objects(store, storage_options), version)
+
+
+def open_version(objects: Objects, version: str | None = None) -> Snapshot:
+    """Open a version of the store of some objects, as `open_snapshot` does."""
     found = read_root(objects)
     if found is None:
         incomplete = objects.size(keys.INCOMPLETE) is not None

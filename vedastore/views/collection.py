@@ -17,7 +17,7 @@ from vedastore.ops import verify as verify_op
 from vedastore.ops.allotment import SplitOptions
 from vedastore.ops.select import find_bounds
 from vedastore.ops.select import select as find_samples
-from vedastore.store.snapshot import Snapshot, open_snapshot, read_json
+from vedastore.store.snapshot import Snapshot, open_version, read_json
 from vedastore.views import sample as sample_view
 from vedastore.views.arrays import Arrays
 from vedastore.views.frames import feature_frame, sample_frame
@@ -309,7 +309,7 @@ class Collection(Arrays):
             client=client,
             progress=progress,
         )
-        return Collection(open_snapshot(self.store, report.version), None if self._whole else self._chosen)
+        return Collection(open_version(self._snapshot.objects, report.version), None if self._whole else self._chosen)
 
     def assign(self, columns: Any = None, /, **named: Any) -> Collection:
         """Commit a version with further columns of ``samples``, and open it: results, written back to their samples.
@@ -346,7 +346,7 @@ class Collection(Arrays):
             raise UsageError(f"columns are {type(columns).__name__}, which has no names", hint=hint)
         given = {**({} if columns is None else dict(columns.items())), **named}
         report = assign_op.assign(self._snapshot, self._positions, given)
-        snapshot = open_snapshot(self.store, report.version)
+        snapshot = open_version(self._snapshot.objects, report.version)
         return Collection(snapshot, None if self._whole else self._chosen)
 
     def export(
@@ -399,7 +399,7 @@ class Collection(Arrays):
             hint = "open that version, and select from it"
             raise UsageError(f"the selection is one of version {self.version}", where=self.store, hint=hint)
         return export_op.export(
-            self._snapshot if version in (None, self.version) else open_snapshot(self.store, version),
+            self._snapshot if version in (None, self.version) else open_version(self._snapshot.objects, version),
             dest,
             positions=None if self._whole else self._positions,
             for_import=for_import,

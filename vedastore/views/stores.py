@@ -9,6 +9,7 @@ from vedastore.errors import UsageError
 from vedastore.model import DEFAULT_LIMITS, LabelOptions
 from vedastore.ops import convert as convert_op
 from vedastore.ops.options import ConvertOptions
+from vedastore.spec.places import parse_place
 from vedastore.store.snapshot import open_snapshot
 from vedastore.views.collection import Collection
 
@@ -28,7 +29,8 @@ def open(
     store : path
     version : str, optional
     storage_options : mapping, optional
-        For object stores; refused for local paths.
+        What s3fs takes for ``s3://``: ``key``, ``secret``, ``anon``, ``endpoint_url``, ``requester_pays`` ... Without
+        them the standard AWS environment counts. Refused for local paths.
 
     Raises
     ------
@@ -37,8 +39,8 @@ def open(
     UsageError
         When there is no such version, or the place cannot be read by this version of vedastore.
     """
-    _refuse_options(storage_options)
-    return Collection(open_snapshot(store, version))
+    _check_options(storage_options, store)
+    return Collection(open_snapshot(store, version, storage_options))
 
 
 def convert(
@@ -66,9 +68,9 @@ def convert(
     Parameters
     ----------
     source : path
-        A ``.tar.gz``, ``.tgz`` or ``.tar``, or an extracted directory.
+        A ``.tar.gz``, ``.tgz`` or ``.tar``, also ``s3://``, or an extracted directory.
     store : path
-        The store's directory.
+        The store's directory, or ``s3://bucket/prefix``.
     mode : {"create", "overwrite"}
         Whether a store that is there already is a conflict, or is replaced.
     label_coords : {"auto", "pixel", "geographic"}
@@ -90,7 +92,7 @@ def convert(
     progress : callable, optional
         Called with the bytes of the archive that were read, and its size.
     storage_options : mapping, optional
-        For object stores; refused for local paths.
+        As in :func:`open`, for the source and the store; refused where both are local.
 
     Raises
     ------
@@ -99,7 +101,8 @@ def convert(
     ConflictError
         When the target exists, or another writer was first.
     """
-    _refuse_options(storage_options)
+    only = _only(source)
+    _check_options(storage_options, only, store)
     options = ConvertOptions(
         mode=mode,
         label_coords=label_coords,
@@ -112,8 +115,11 @@ def convert(
         codec=codec,
         limits=limits or DEFAULT_LIMITS,
     )
-    report = convert_op.convert(_only(source), store, options, workers=workers, client=client, progress=progress)
-    return open(report.store, report.version.version)
+    report = convert_op.convert(
+        only, store, options, workers=workers, client=client, progress=progress, storage_options=storage_options
+    )
+    remote = parse_place(store).bucket is not None
+    return open(report.store, report.version.version, storage_options if remote else None)
 
 
 def _only(source: Any) -> str | os.PathLike[str]:
@@ -125,6 +131,6 @@ def _only(source: Any) -> str | os.PathLike[str]:
     return only
 
 
-def _refuse_options(storage_options: Mapping[str, Any] | None) -> None:
-    if storage_options:
-        raise UsageError("storage_options belong to object stores, and only local paths can be opened")
+def _check_options(storage_options: Mapping[str, Any] | None, *places: str | os.PathLike[str]) -> None:
+    if storage_options and all(parse_place(place).bucket is None for place in places):
+        raise UsageError("storage_options belong to object stores, and these are local paths")

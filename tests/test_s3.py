@@ -1,0 +1,308 @@
+"""Stores and releases on S3: a real service behind a proxy that counts requests and makes some of them fail."""
+
+import filecmp
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import numpy as np
+import pytest
+
+import vedastore as vs
+from tests.builders import assert_store_ok, make_release
+from tests.s3_server import BUCKET, FAST, Proxy, environment, moto_server
+
+RELEASE = make_release(12)
+
+
+@pytest.fixture(scope="module")
+def service():
+    with moto_server() as target, Proxy(target) as proxy, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(proxy.url).items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield proxy
+
+
+@pytest.fixture
+def s3(service):
+    service.clear()
+    yield service
+    service.clear()
+    client = boto3.client("s3")
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+        for entry in page.get("Contents", ()):
+            client.delete_object(Bucket=BUCKET, Key=entry["Key"])
+    for upload in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()):
+        client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return RELEASE.tar_gz(tmp_path_factory.mktemp("s3") / "r.tar.gz")
+
+
+def keys():
+    return [entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket=BUCKET).get("Contents", ())]
+
+
+def download(prefix, target):
+    client = boto3.client("s3")
+    for key in keys():
+        if key.startswith(f"{prefix}/"):
+            path = target / key.removeprefix(f"{prefix}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            client.download_file(BUCKET, key, str(path))
+    return target
+
+
+def url(key):
+    return f"s3://{BUCKET}/{key}"
+
+
+# ------------------------------------------------------------------------------------------------------ there and back
+
+
+def test_from_s3_to_s3_and_back(tmp_path, s3, archive):
+    boto3.client("s3").upload_file(str(archive), BUCKET, "in/r.tar.gz")
+    collection = vs.convert(url("in/r.tar.gz"), url("out/r.zarr"))
+    local = vs.convert(archive, tmp_path / "local.zarr")
+    assert collection.store == url("out/r.zarr")
+    assert [s.id for s in collection] == [s.id for s in local]
+    np.testing.assert_array_equal(collection.to_xarray().image, local.to_xarray().image)
+    np.testing.assert_array_equal(collection.masks(), local.masks())
+    assert collection.verify(against=archive).ok
+    assert collection.verify(against=url("in/r.tar.gz")).ok
+    for one, name in ((collection, "remote.tar.gz"), (local, "local.tar.gz")):
+        one.export(tmp_path / name)
+    assert filecmp.cmp(tmp_path / "remote.tar.gz", tmp_path / "local.tar.gz", shallow=False)
+    assert_store_ok(download("out/r.zarr", tmp_path / "copy.zarr"), RELEASE)
+    assert not [key for key in keys() if "vedastore" in key]  # neither marker nor probe
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_a_source_is_read_once_and_as_it_was(tmp_path, s3, suffix):
+    release = make_release(3, shape=(3, 1024, 1024))
+    archive = release.tar(tmp_path / "r.tar") if suffix == "tar" else release.tar_gz(tmp_path / "r.tar.gz")
+    boto3.client("s3").upload_file(str(archive), BUCKET, "big")
+    s3.clear()
+    assert vs.convert(url("big"), tmp_path / "r.zarr").verify(against=archive).ok
+    reads = [request for request in s3.requests if request.method == "GET"]
+    assert len(reads) == 1 + -(-archive.stat().st_size // (4 * 2**20))  # its first bytes, then all of it
+    assert len({request.condition for request in reads}) == 1
+    assert reads[0].condition
+    assert not any(request.lists for request in s3.requests)
+
+
+def test_nothing_is_listed_where_a_key_is_known(s3, archive):
+    vs.convert(archive, url("r.zarr"))
+    s3.clear()
+    collection = vs.open(url("r.zarr"))
+    assert collection[3].pixels.shape == (3, 32, 40)
+    assert len(collection.select(where="objects >= 0")) == 12
+    assert collection.verify().ok
+    assert not any(request.lists for request in s3.requests)
+
+
+def test_neighbouring_chips_are_one_request(s3, archive):
+    vs.convert(archive, url("r.zarr"))
+    collection = vs.open(url("r.zarr"))
+    next(iter(collection.batches(4)))
+    s3.clear()
+    assert sum(len(images) for images, _ in collection.batches(12)) == 12
+    shards = [request for request in s3.requests if "/image/c/" in request.key and request.method == "GET"]
+    assert len(shards) == 1
+
+
+def test_other_processes_read(s3, archive):
+    collection = vs.convert(archive, url("r.zarr"))
+    want = int(collection[7].pixels.sum())
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)[7].pixels.sum())"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(collection), capture_output=True, check=True)
+    assert int(done.stdout) == want
+    child = os.fork()
+    if child == 0:
+        os._exit(int(collection[7].pixels.sum()) != want)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_command_line(tmp_path, s3, archive):
+    def run(*arguments):
+        command = [sys.executable, "-m", "vedastore.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert run("convert", archive, url("r.zarr")).returncode == 0
+    assert "12" in run("info", url("r.zarr")).stdout
+    assert run("verify", url("r.zarr"), "--against", archive).returncode == 0
+    assert run("convert", archive, url("r.zarr")).returncode == 4
+    assert run("info", url("absent.zarr")).returncode == 5
+    assert run("convert", url("absent.tar.gz"), tmp_path / "x.zarr").returncode == 3
+
+
+def test_options_are_those_of_s3fs(s3, archive, monkeypatch):
+    options = {"key": "tests", "secret": "tests", "endpoint_url": s3.url}
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    collection = vs.convert(archive, url("r.zarr"), storage_options=options)
+    assert len(vs.open(url("r.zarr"), storage_options=options).samples) == len(collection) == 12
+    assert "secret" not in repr(collection)
+    with pytest.raises(vs.errors.UsageError, match="local paths"):
+        vs.open("r.zarr", storage_options=options)
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "s3://bucket", "s3://bucket/", "s3://bucket/a//b"])
+def test_places_that_are_none(place):
+    with pytest.raises(vs.errors.UsageError):
+        vs.open(place)
+
+
+# ------------------------------------------------------------------------------------------------------------- writers
+
+
+def test_a_place_that_holds_other_things_is_left_alone(s3, archive):
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="r.zarr/notes.txt", Body=b"mine")
+    with pytest.raises(vs.errors.ConflictError, match="other objects"):
+        vs.convert(archive, url("r.zarr"))
+    assert keys() == ["r.zarr/notes.txt"]
+
+
+def test_of_many_writers_one_wins_whole(tmp_path, s3, archive):
+    def attempt(_):
+        try:
+            return vs.convert(archive, url("r.zarr"))
+        except vs.errors.ConflictError:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        won = [result for result in pool.map(attempt, range(4)) if result is not None]
+    assert len(won) == 1
+    assert_store_ok(download("r.zarr", tmp_path / "r.zarr"), RELEASE)
+
+
+def test_a_service_without_conditional_writes_is_refused(s3, archive):
+    """The proxy takes the conditions out: the service does what it is told then."""
+    s3.fault = lambda _number, request: 200 if request.method == "PUT" and request.condition else None
+    options = {"endpoint_url": s3.url.replace("127.0.0.1", "localhost")}  # nobody has asked it yet
+    with pytest.raises(vs.errors.StoreError, match="ignores the conditions"):
+        vs.convert(archive, url("r.zarr"), storage_options=options)
+    s3.clear()
+    assert keys() == []
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize("fault", ["lose", "drop", 500, 503, 409])
+def test_a_commit_whose_answer_is_lost_is_no_failure(s3, archive, fault):
+    """The request is repeated where it may be; the root is read back where the repetition is refused."""
+    seen = []
+
+    def once(_number, request):
+        if request.method == "PUT" and request.key == "r.zarr/zarr.json" and not seen:
+            seen.append(request)
+            return fault
+        return None
+
+    s3.fault = once
+    assert vs.convert(archive, url("r.zarr")).verify().ok
+    assert seen
+
+
+def test_an_outcome_that_nobody_knows_is_told_and_nothing_is_removed(s3, archive):
+    """The commit lands, its answer is lost, and the service can be read no more."""
+
+    def fault(_number, request):
+        if request.key == "r.zarr/zarr.json":
+            return "lose" if request.method == "PUT" else ("drop" if s3.landed else None)
+        return None
+
+    s3.landed = False
+
+    def watched(number, request):
+        answer = fault(number, request)
+        s3.landed |= answer == "lose"
+        return answer
+
+    s3.fault = watched
+    with pytest.raises(vs.errors.UnknownOutcomeError):
+        vs.convert(archive, url("r.zarr"), storage_options=FAST)
+    s3.clear()
+    assert vs.open(url("r.zarr")).verify(against=archive).ok
+
+
+def sweep(s3, archive, tmp_path, steps):
+    """Fail at operation N for good; what is visible afterwards is nothing or the whole store, and a retry succeeds."""
+    s3.clear()
+    vs.convert(archive, url("count.zarr"), storage_options=FAST)
+    count = len(s3.requests)
+    assert count > 10
+    for place, (number, fault) in enumerate((n, f) for n in range(1, count + 1, steps) for f in ("lose", 500, "drop")):
+        store = url(f"s{place}.zarr")
+        s3.clear()
+        s3.fault = lambda n, _request, number=number, fault=fault: fault if n >= number else None
+        try:
+            vs.convert(archive, store, storage_options=FAST)
+            landed = True
+        except vs.errors.UnknownOutcomeError:
+            landed = None
+        except vs.errors.StoreError:
+            landed = False
+        s3.clear()
+        try:
+            seen = len(vs.open(store))
+        except vs.errors.StoreError:
+            seen = 0
+        assert seen == 12 if landed else seen == 0 if landed is False else seen in {0, 12}
+        if not seen:
+            vs.convert(archive, store)
+        assert_store_ok(download(f"s{place}.zarr", tmp_path / f"s{place}.zarr"), RELEASE)
+    return count
+
+
+@pytest.mark.slow
+def test_whatever_fails_a_reader_sees_nothing_or_all(tmp_path, s3, archive):
+    sweep(s3, archive, tmp_path, 1)
+
+
+@pytest.mark.parametrize("fault", ["cut", "drop", 500])
+def test_reads_are_repeated(s3, archive, fault):
+    collection = vs.convert(archive, url("r.zarr"))
+    want = int(collection.to_xarray().image.sum())
+    s3.clear()
+    s3.fault = lambda number, request: fault if number % 3 == 0 and request.method == "GET" else None
+    assert int(vs.open(url("r.zarr")).to_xarray().image.sum()) == want
+
+
+def test_reads_that_go_on_failing_are_a_named_error(s3, archive):
+    vs.convert(archive, url("r.zarr"))
+    collection = vs.open(url("r.zarr"), storage_options=FAST)
+    s3.fault = lambda _number, _request: "cut"
+    with pytest.raises(vs.errors.StoreError, match="S3 did not do it"):
+        collection[0].pixels  # noqa: B018
+
+
+def test_a_source_that_fails_is_refused(tmp_path, s3, archive):
+    boto3.client("s3").upload_file(str(archive), BUCKET, "r.tar.gz")
+    s3.clear()
+    s3.fault = lambda number, request: 403 if request.method == "GET" and number > 2 else None
+    with pytest.raises(vs.errors.ArchiveError, match="S3 did not do it"):
+        vs.convert(url("r.tar.gz"), tmp_path / "r.zarr")
+    assert not (tmp_path / "r.zarr").exists()
+
+
+def test_a_source_that_changes_meanwhile_is_refused(tmp_path, s3):
+    one, other = (make_release(3, shape=(3, 1024, 1024), seed=n).tar(tmp_path / f"{n}.tar") for n in (1, 2))
+    boto3.client("s3").upload_file(str(one), BUCKET, "r.tar")
+    s3.clear()
+
+    def replaced(number, _request):
+        if number == 3:
+            s3.fault = lambda _number, _request: None
+            boto3.client("s3").upload_file(str(other), BUCKET, "r.tar")
+
+    s3.fault = replaced
+    with pytest.raises(vs.errors.ArchiveError, match="changed while it was read"):
+        vs.convert(url("r.tar"), tmp_path / "r.zarr")

@@ -1,0 +1,116 @@
+"""Objects of a store on S3."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.io.s3 import Answer
+from vedastore.io.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from vedastore.io.s3 import S3
+
+_TURNS: Final = 5
+"""How often a swap is tried again that met another one under way."""
+_PAUSE_SECONDS: Final = 0.2
+
+
+class S3Objects:
+    """Objects under a prefix of a bucket. Swaps are writes with a condition; nothing keeps other writers out."""
+
+    exclusive = False
+
+    def __init__(self, s3: S3) -> None:
+        self._s3 = s3
+
+    @property
+    def url(self) -> str:
+        """The prefix's address."""
+        return self._s3.url
+
+    def check_swaps(self) -> None:
+        """Find out whether the service refuses writes whose condition does not hold."""
+        self._s3.check_swaps()
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return an object, or a part of it."""
+        return b"" if length == 0 else self._s3.get(key, start, length)[0]
+
+    def read_parts(self, key: str, start: int, lengths: Sequence[int]) -> list[bytes]:
+        """Return parts that lie one behind the other, by one request."""
+        data, parts, at = self.read(key, start, sum(lengths)), [], 0
+        for length in lengths:
+            parts.append(data[at : at + length])
+            at += length
+        return parts
+
+    def size(self, key: str) -> int | None:
+        """Return an object's bytes."""
+        found = self._s3.head(key)
+        return None if found is None else int(found["ContentLength"])
+
+    def write(self, key: str, parts: Iterable[bytes]) -> int:
+        """Write a whole object; S3 keeps what it has acknowledged."""
+        with Upload(self._s3, key) as upload:
+            for part in parts:
+                upload.write(part)
+            return upload.complete()
+
+    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """Return an object with the entity tag that S3 gives it."""
+        return self._s3.find(key)
+
+    def swap(self, key: str, data: bytes, expected: str | None) -> None:
+        """Replace an object if its tag is still the expected one."""
+        condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}
+        lost = ConflictError("another writer was first", where=self._s3.where(key), hint="run it again")
+        for turn in range(_TURNS):
+            try:
+                self._s3.put(key, data, **condition)
+            except Answer as answer:
+                if answer.refused or answer.absent:
+                    raise lost from answer
+                if not answer.certain:
+                    told = f"the commit may have landed or not: {answer}"
+                    hint = "open the store, and see which version is its last"
+                    raise UnknownOutcomeError(told, where=self._s3.where(key), hint=hint) from answer
+                if not answer.busy:
+                    raise self._s3.error(key, answer) from answer
+                time.sleep(_PAUSE_SECONDS * 2**turn)
+            else:
+                return
+        raise lost
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object that nothing depends on."""
+        self._s3.put(key, data)
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._s3.delete(key)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys that begin with the prefix, in order."""
+        yield from self._s3.list(prefix)
+
+    @contextmanager
+    def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
+        """Mark a place that has no store yet as one that is being written. Others may do the same."""
+        for name in self._s3.list("", delimiter="/"):
+            if name.rstrip("/") not in (marker, *ours):
+                raise ConflictError("the prefix holds other objects", where=self.url, hint="choose another target")
+        self._s3.put(marker, b"")
+        try:
+            yield
+        except UnknownOutcomeError:
+            raise
+        except BaseException:
+            with suppress(StoreError):  # the error that counts is another
+                self._s3.delete(marker)
+            raise
+        self._s3.delete(marker)

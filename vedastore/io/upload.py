@@ -1,0 +1,132 @@
+"""An object of S3 that is written piece by piece, in parts that are sent side by side."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.io.s3 import Answer
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from vedastore.io.s3 import S3
+
+PART_BYTES: Final = 8 * 2**20
+_PARTS_ALIKE: Final = 1000
+"""Parts become larger after so many: S3 takes 10,000 of them, which then hold 440 GB."""
+_PARTS_PENDING: Final = 4
+_OWNER: Final = "vedastore-write"
+"""Metadata of an object that tell who wrote it."""
+
+
+class Upload:
+    """An object that is written from its beginning to its end, and is there whole or not at all. A file to write to.
+
+    Parts are sent while the next ones are written; an object of one part is put at once.
+    """
+
+    def __init__(self, s3: S3, key: str) -> None:
+        self._s3, self._key, self._owner = s3, key, uuid.uuid4().hex
+        self._id, self._size = "", 0
+        self._parts: list[bytes] = []
+        self._part_bytes = 0
+        self._sent: list[dict[str, Any]] = []
+        self._pending: deque[Future[dict[str, Any]]] = deque()
+        self._threads = ThreadPoolExecutor(_PARTS_PENDING, thread_name_prefix="vedastore-upload")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        if self._id:  # not completed
+            with suppress(Answer):  # the error that counts is another
+                self._ask("abort_multipart_upload", UploadId=self._id)
+
+    def tell(self) -> int:
+        """Return the bytes so far."""
+        return self._size
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Add bytes; waits while several parts are under way."""
+        self._parts.append(bytes(data))
+        self._part_bytes += len(data)
+        self._size += len(data)
+        if self._part_bytes >= PART_BYTES * (1 + len(self._sent) // _PARTS_ALIKE):
+            self._send()
+        return len(data)
+
+    def complete(self, *, overwrite: bool = True) -> int:
+        """Make the object of the parts; return its bytes.
+
+        Raises
+        ------
+        ConflictError
+            When there is an object, and it may not be overwritten.
+        StoreError
+            When it cannot be written.
+        UnknownOutcomeError
+            When no answer came, and the object may be there or not.
+        """
+        condition = {} if overwrite else {"IfNoneMatch": "*"}
+        if self._id and self._parts:
+            self._send()
+        while self._pending:
+            self._await()
+        try:
+            if self._id:
+                parts = {"Parts": self._sent}
+                self._ask("complete_multipart_upload", UploadId=self._id, MultipartUpload=parts, **condition)
+            else:
+                body = b"".join(self._parts)
+                self._ask("put_object", Body=body, Metadata={_OWNER: self._owner}, **condition)
+        except Answer as answer:
+            self._judge(answer)
+        self._id = ""
+        return self._size
+
+    def _judge(self, answer: Answer) -> None:
+        """Raise what has happened; nothing where the object is ours: a reply was lost, or a hidden retry refused."""
+        where, hint = self._s3.where(self._key), "look whether it is there before trying again"
+        try:
+            found = self._s3.head(self._key)
+        except StoreError as error:
+            raise UnknownOutcomeError(f"it may be written or not: {error.message}", where=where, hint=hint) from answer
+        if found is not None and found.get("Metadata", {}).get(_OWNER) == self._owner:
+            return
+        if answer.refused:
+            hint = "use overwrite=True or --overwrite to replace it"
+            raise ConflictError("another writer was first", where=where, hint=hint) from answer
+        if answer.certain:
+            raise self._s3.error(self._key, answer) from answer
+        raise UnknownOutcomeError(f"it may be written or not: {answer}", where=where, hint=hint) from answer
+
+    def _send(self) -> None:
+        if not self._id:
+            try:
+                self._id = self._ask("create_multipart_upload", Metadata={_OWNER: self._owner})["UploadId"]
+            except Answer as answer:
+                raise self._s3.error(self._key, answer) from answer
+        while len(self._pending) >= _PARTS_PENDING:
+            self._await()
+        number, data = len(self._sent) + len(self._pending) + 1, b"".join(self._parts)
+        self._parts, self._part_bytes = [], 0
+        self._pending.append(self._threads.submit(self._send_part, number, data))
+
+    def _send_part(self, number: int, data: bytes) -> dict[str, Any]:
+        answer = self._ask("upload_part", UploadId=self._id, PartNumber=number, Body=data)
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    def _await(self) -> None:
+        try:
+            self._sent.append(self._pending.popleft().result())
+        except Answer as answer:
+            raise self._s3.error(self._key, answer) from answer
+
+    def _ask(self, operation: str, **arguments: Any) -> Any:
+        return self._s3.ask(operation, Key=self._s3.full(self._key), **arguments)
