@@ -403,8 +403,6 @@ def test_what_is_refused(shared, tmp_path):
     assert collection[:3].export(target, version="1.0.1").samples == 3
     with pytest.raises(vs.errors.ConflictError):
         collection[:3].export(target)
-    with pytest.raises(UsageError, match="only a whole version can be split"):
-        collection[:3].split()
     assert collection[:3].verify(against=None).samples == SAMPLES
 
 

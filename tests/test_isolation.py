@@ -119,6 +119,7 @@ def test_a_child_that_was_killed_while_it_waited_is_no_fault_of_the_next_call():
     assert run(abs, -2) == 2
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_for_ever_is_ended():
     with pytest.raises(ImageError, match="takes too long"):
         run(time.sleep, 60, cpu_seconds=1)

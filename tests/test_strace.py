@@ -48,6 +48,7 @@ def under(path, roots):
 
 
 @needs_strace
+@pytest.mark.slow
 def test_nothing_outside_is_opened_and_nothing_is_sent(tmp_path):
     bait = tmp_path / "elsewhere" / "secret"
     bait.parent.mkdir()

@@ -7,8 +7,10 @@ what may be repeated, a few times and no more.
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import StoreError
@@ -20,6 +22,12 @@ _READS: Final = 4
 """How often the body of an answer is asked for that ends too early."""
 _ABSENT: Final = frozenset({"NoSuchKey", "NotFound", "404"})
 _HINT: Final = "check the address, the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID ...) and AWS_ENDPOINT_URL"
+_ENVIRONMENT: Final = (
+    *("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"),
+)
+_systems: dict[tuple[Any, ...], Any] = {}
+_making = threading.Lock()
 _checked: set[tuple[str, str]] = set()
 """Endpoints and buckets that were found to compare and swap."""
 
@@ -64,7 +72,7 @@ class S3:
 
     def __init__(self, bucket: str, prefix: str, options: Mapping[str, Any]) -> None:
         self.bucket, self.prefix, self._options = bucket, prefix, dict(options)
-        self._systems: dict[int, Any] = {}
+        self._token = repr(sorted(self._options.items(), key=itemgetter(0)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.bucket, self.prefix, self._options)
@@ -76,16 +84,21 @@ class S3:
 
     @property
     def _system(self) -> Any:
-        """The file system of this process: its thread does not outlive a fork."""
-        process = os.getpid()
-        if process not in self._systems:
-            import s3fs
+        """The file system of this process and environment; its thread does not outlive a fork.
 
-            try:
-                self._systems[process] = s3fs.S3FileSystem(**self._options, use_listings_cache=False)
-            except TypeError as error:
-                raise StoreError(f"s3fs does not take these options: {error}", where=self.url) from error
-        return self._systems[process]
+        s3fs would give the same one again although the environment names another endpoint by now.
+        """
+        key = (self._token, *map(os.environ.get, _ENVIRONMENT))
+        with _making:
+            if key not in _systems:
+                import s3fs
+
+                options = {**self._options, "use_listings_cache": False, "skip_instance_cache": True}
+                try:
+                    _systems[key] = s3fs.S3FileSystem(**options)
+                except TypeError as error:
+                    raise StoreError(f"s3fs does not take these options: {error}", where=self.url) from error
+            return _systems[key]
 
     def where(self, key: str = "") -> str:
         """Return the address of a key."""
@@ -251,3 +264,12 @@ def _answers() -> Iterator[None]:
         status = told.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = told.get("Error", {}).get("Code", "")
         raise Answer(status, code, str(error).strip() or type(error).__name__) from error
+
+
+def _forget() -> None:
+    global _making  # noqa: PLW0603 - another thread may have held it when this process was forked
+    _making = threading.Lock()
+    _systems.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

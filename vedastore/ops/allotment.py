@@ -206,14 +206,15 @@ def _part(facts: Facts, shares: Shares, splits: Array, buffer: float) -> int:
 
     Returns how many these are.
     """
-    texts = splits.astype(str)
-    order = sorted(set(texts[facts.own].tolist()), key=lambda name: (shares.share_of(name), name))
+    order = sorted(set(splits[facts.own].tolist()) - {None}, key=lambda name: (shares.share_of(name), name))
+    places = {name: place for place, name in enumerate(order)}
+    ranks = np.array([places.get(name, -1) for name in splits.tolist()])
     left_out = 0
     for index in range(len(order) - 1, -1, -1):
-        own = np.flatnonzero(facts.own & (texts == order[index]))
-        rest = np.where(facts.own, np.isin(texts, order[:index]), facts.kept != order[index])
+        own = np.flatnonzero(facts.own & (ranks == index))
+        rest = np.where(facts.own, (ranks >= 0) & (ranks < index), facts.kept != order[index])
         gone = own[touching(facts.boxes[own], facts.boxes[rest], buffer)]
         splits[gone] = None
-        texts[gone] = ""
+        ranks[gone] = -1
         left_out += len(gone)
     return left_out

@@ -19,7 +19,7 @@ from vedastore.ops.roll import Roll, read_batch
 from vedastore.ops.workers import batched_bytes, is_local, map_ordered, open_executor
 from vedastore.spec import arrays, keys
 from vedastore.spec.places import parse_place
-from vedastore.spec.root import Bucket, Version, dump_json
+from vedastore.spec.root import Bucket, Root, Version, dump_json
 from vedastore.store.commit import Write
 from vedastore.store.ledger import Ledger
 
@@ -40,12 +40,14 @@ MEMBER_BYTES: Final = 1024
 class ConvertReport:
     """What a conversion did.
 
-    The store's place, the version that it committed, the members that are no pair's; how many ids the release has, and
-    how many of them were left out (the version names the first thousand itself).
+    The store's place, the version that it committed and the root document that names it, the members that are no
+    pair's; how many ids the release has, and how many of them were left out (the version names the first thousand
+    itself).
     """
 
     store: str
     version: Version
+    root: Root
     kept_members: tuple[str, ...]
     read: int
     skipped: int
@@ -85,10 +87,10 @@ def convert(
         decisions = decide(ledger, options, reader.where, refusals)
         version = write_index(write, ledger, decisions, buckets, options=options, reader=reader)
         _write_metadata(write, buckets)
-        write.commit(version)
+        root = write.commit(version)
         kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
         skipped = ledger.count_rejected()
-    return ConvertReport(write.objects.url, version, kept, decisions.read, skipped)
+    return ConvertReport(write.objects.url, version, root, kept, decisions.read, skipped)
 
 
 def _refuse_nesting(source: Place, store: Place) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vedastore.io.contact import touching
+from vedastore.store.columns import number_texts
 
 if TYPE_CHECKING:
     from vedastore.ops.likeness import Likeness
@@ -51,10 +52,9 @@ def find_leaks(boxes: Array, splits: Array, buffer: float, likeness: Likeness | 
     bits : int, optional
         How many bits of the hashes of alike images may differ.
     """
-    texts = np.array([name or "" for name in splits.tolist()])
-    names, codes = np.unique(texts, return_inverse=True)
-    codes = np.where(texts == "", -1, codes)  # "" is the first, if it is there
-    many = len({*names.tolist()} - {""}) > _SPLITS_COMPARED
+    names, codes = number_texts([name or "" for name in splits.tolist()])
+    codes -= "" in names  # it is the first, if it is there, and stands for no split: -1
+    many = len({*names} - {""}) > _SPLITS_COMPARED
     touch = None if many else _count_meeting(boxes, codes, 0.0)
     near = None if many or not buffer else _count_meeting(boxes, codes, buffer)
     alike = None if likeness is None or bits is None else likeness.count_apart(codes, bits)

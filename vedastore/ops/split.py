@@ -117,8 +117,8 @@ def split(
         names = _parse_given(snapshot, np.flatnonzero(own), given)
         found = Allotment(np.array([names.get(i) for i in facts.ids], dtype=object))
     chosen[at] = np.where(facts.own, found.splits, facts.kept)
-    version = commit_columns(snapshot, {"split": pa.array(chosen.tolist(), "string")}).version
     leaks = find_leaks(boxes[at], chosen[at], options.buffer, likeness, options.bits)
+    version = commit_columns(snapshot, {"split": pa.array(chosen.tolist(), "string")}).version
     counts = Counter(name or "" for name in chosen.tolist())
     return SplitReport(
         snapshot.objects.url,

@@ -20,6 +20,7 @@ from vedastore.ops.label_counts import count_labels
 from vedastore.ops.moments import Band, Moments
 from vedastore.ops.passes import Passes, plan_blocks
 from vedastore.ops.workers import map_ordered, open_executor
+from vedastore.store.columns import number_texts
 
 if TYPE_CHECKING:
     import os
@@ -218,12 +219,10 @@ def _measure(
     chosen = _choose_buckets(snapshot, table, bucket)
     if bucket is not None:
         table = table.filter(pc.equal(table.column("bucket"), bucket))
-    names, codes = np.unique(table.column("split").fill_null("").to_numpy().astype(str), return_inverse=True)
+    names, codes = number_texts(table.column("split").fill_null("").to_pylist())
     blocks = list(plan_blocks(table, codes if len(names) <= _SPLITS_MEASURED else np.zeros_like(codes), chosen))
     bands, by_split = Passes(snapshot, blocks, chosen, run, progress).describe(percents) if blocks else ((), {})
-    labels = count_labels(
-        snapshot, table.append_column("split_code", pa.array(codes, "int64")), percents, names.tolist()
-    )
+    labels = count_labels(snapshot, table.append_column("split_code", pa.array(codes, "int64")), percents, names)
     measured = by_split if len(names) <= _SPLITS_MEASURED else {}
     for number, entry in enumerate(labels.splits.values()):
         entry["bands"] = [_figures(band, part) for band, part in enumerate(measured.get(number, ()), 1)]

@@ -38,6 +38,19 @@ def arrow_array(values: Any, kind: Any) -> Any:
     return _make(kind, valid, _offsets(map(len, parts)), b"".join(parts))
 
 
+def number_texts(texts: Sequence[str]) -> tuple[list[str], np.ndarray[Any, Any]]:
+    """Return the different texts in order, and the number of each one among them.
+
+    NumPy's own arrays of texts would take the room of the longest one for each: as much as a stranger likes.
+
+    >>> number_texts(["b", "a", "b"])
+    (['a', 'b'], array([1, 0, 1]))
+    """
+    names = sorted(set(texts))
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, np.array([numbers[text] for text in texts], dtype=np.int64)
+
+
 def _rows(values: np.ndarray[Any, Any], kind: Any) -> Any:
     import pyarrow as pa
 

@@ -7,7 +7,7 @@ is swapped. A refused swap may be our own that landed after a hidden retry, so t
 from __future__ import annotations
 
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Self
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
@@ -71,10 +71,11 @@ class Write:
         if self._landed or unknown or (self._swapping and self._may_be_ours()):
             kind = error = traceback = None
         else:
-            for key in self._written:
-                with suppress(StoreError):  # it belongs to no version; the error that counts is another
+            with suppress(StoreError):  # they belong to no version; the error that counts is another
+                for key in self._written:
                     self.objects.delete(key)
-        self._claim.__exit__(kind, error, traceback)
+        with suppress(StoreError) if self._landed else nullcontext():  # a marker that stays says nothing any more
+            self._claim.__exit__(kind, error, traceback)
 
     def name_bucket(self, spec: ChipSpec) -> str:
         """Return the name of the bucket that this write makes for chips of a shape."""

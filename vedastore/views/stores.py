@@ -6,11 +6,12 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from vedastore.errors import UsageError
+from vedastore.io.objects import open_objects
 from vedastore.model import DEFAULT_LIMITS, LabelOptions
 from vedastore.ops import convert as convert_op
 from vedastore.ops.options import ConvertOptions
 from vedastore.spec.places import parse_place
-from vedastore.store.snapshot import open_snapshot
+from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views.collection import Collection
 
 if TYPE_CHECKING:
@@ -118,8 +119,7 @@ def convert(
     report = convert_op.convert(
         only, store, options, workers=workers, client=client, progress=progress, storage_options=storage_options
     )
-    remote = parse_place(store).bucket is not None
-    return open(report.store, report.version.version, storage_options if remote else None)
+    return Collection(Snapshot(open_objects(store, storage_options), report.root, report.version))
 
 
 def _only(source: Any) -> str | os.PathLike[str]:
