@@ -12,6 +12,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 from tests.hostile import CORPUS, pair, vrt
 from tests.tracing import calls_of, needs_strace, paths_of
 
