@@ -24,6 +24,7 @@ import vedastore
 from vedastore import errors
 from vedastore.cli.parser import make_parser
 from vedastore.model import Limits
+from vedastore.ops.clean import CleanReport
 from vedastore.ops.export import ExportReport
 from vedastore.ops.stats import Stats
 from vedastore.ops.verify import VerifyReport
@@ -39,6 +40,7 @@ LAYOUTS = "docs/tiff.md"
 _TABLES = re.compile(r"(?<=<!-- generated -->\n).*(?=<!-- end -->)", re.DOTALL)
 RULES_PAGE = "docs/rules.md"
 LINE = 100
+FUNCTIONS = ("convert", "open", "clean")
 CLASSES = ("Collection", "Batches", "Sample")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
@@ -193,11 +195,12 @@ def reference() -> str:
         table(("code", "meaning"), EXITS),
         "## Python",
         "```python\nimport vedastore as vs\n```",
-        *(part for name in ("convert", "open") for part in function_page(f"vs.{name}", getattr(vedastore, name))),
+        *(part for name in FUNCTIONS for part in function_page(f"vs.{name}", getattr(vedastore, name))),
         *(part for name in CLASSES for part in class_page(f"vs.{name}", getattr(vedastore, name))),
         *limits_page(),
         *report_page("ExportReport", ExportReport),
         *report_page("VerifyReport", VerifyReport),
+        *report_page("CleanReport", CleanReport),
         *class_page("Stats", Stats),
         "## Errors",
         ERRORS,

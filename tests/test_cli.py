@@ -14,7 +14,7 @@ import pytest
 
 from tests.builders import Release, assert_store_ok, make_release
 
-COMMANDS = ("convert", "export", "info", "verify", "validate", "versions", "demo")
+COMMANDS = ("convert", "export", "info", "verify", "validate", "versions", "clean", "demo")
 
 
 def run(*arguments, code=0, cwd=None):

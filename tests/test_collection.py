@@ -302,7 +302,7 @@ def test_on_a_cluster(tmp_path):
     release = make_release(12)
     local = convert(release, tmp_path)
     local.export(tmp_path / "local.tar.gz")
-    with distributed.Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    with distributed.Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as client:
         collection = vs.convert(tmp_path / "r.tar.gz", tmp_path / "c.zarr", client=client)
         collection.export(tmp_path / "cluster.tar.gz")
         assert collection.verify(against=tmp_path / "r.tar.gz").ok

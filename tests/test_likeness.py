@@ -129,7 +129,7 @@ def test_hashes_do_not_depend_on_who_works(tmp_path):
     calls = []
     found = read_likeness(snapshot, positions, workers=1, progress=lambda *done: calls.append(done))
     assert calls[-1] == (7, 7)
-    with Client(processes=False, dashboard_address=None) as client:
+    with Client(processes=False, dashboard_address=":0") as client:
         again = read_likeness(snapshot, positions, client=client)
     for other in (again, read_likeness(snapshot, positions, workers=3)):
         assert other.kinds.tolist() == found.kinds.tolist()

@@ -2,7 +2,7 @@
 
 >>> import vedastore as vs
 >>> sorted(vs.__all__)
-['Batches', 'Collection', 'Limits', 'Sample', 'convert', 'errors', 'open']
+['Batches', 'Collection', 'Limits', 'Sample', 'clean', 'convert', 'errors', 'open']
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from vedastore.views.batches import Batches
     from vedastore.views.collection import Collection
     from vedastore.views.sample import Sample
-    from vedastore.views.stores import convert, open
+    from vedastore.views.stores import clean, convert, open
 
-__all__ = ["Batches", "Collection", "Limits", "Sample", "convert", "errors", "open"]
+__all__ = ["Batches", "Collection", "Limits", "Sample", "clean", "convert", "errors", "open"]
 
 _HOMES = {
     "Batches": "vedastore.views.batches",
     "Collection": "vedastore.views.collection",
     "Limits": "vedastore.model",
     "Sample": "vedastore.views.sample",
+    "clean": "vedastore.views.stores",
     "convert": "vedastore.views.stores",
     "open": "vedastore.views.stores",
 }

@@ -11,6 +11,7 @@ from vedastore.cli import releases, stores
 from vedastore.cli.selection import add_selection
 from vedastore.errors import UsageError
 from vedastore.model import TASKS
+from vedastore.ops.clean import GRACE_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,6 +170,17 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     sub.add_argument(
         "--remove", metavar="NAME", action="append", default=[], help="remove a column; may be given several times"
     )
+
+    sub = command("clean", stores.clean, "remove what no version names", "vedastore clean ts_104.zarr --dry-run")
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument(
+        "--grace",
+        metavar="DAYS",
+        type=float,
+        default=GRACE_DAYS,
+        help="leave what may still be read or written: longer than any reader and writer takes, 7 without it",
+    )
+    sub.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
 
     sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")

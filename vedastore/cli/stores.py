@@ -191,6 +191,19 @@ def assign(options: argparse.Namespace) -> int:
     return 0
 
 
+def clean(options: argparse.Namespace) -> int:
+    """Remove what no version names."""
+    from vedastore.ops.clean import clean
+
+    report = clean(options.store, grace_days=options.grace, dry_run=options.dry_run)
+    done = "would be removed" if report.dry_run else "removed"
+    told = [f"{plural(report.removed, 'object')} {done}, {size_text(report.bytes)}"]
+    told += [f"{report.waiting} wait for the end of the grace period"] if report.waiting else []
+    told += [f"{report.foreign} are none of a store's"] if report.foreign else []
+    tell(options, asdict(report), f"{report.store}: {'; '.join(told)}")
+    return 0
+
+
 def _short(number: float | None) -> str:
     return "none" if number is None else f"{number:.6g}"
 

@@ -149,11 +149,14 @@ class LocalObjects:
                     break
                 parent.rmdir()
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys of all files, sorted."""
-        with self._translated(prefix):
-            found = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir())
-        yield from (key for key in found if key.startswith(prefix))
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        """Yield all files, and links as they are."""
+        with self._translated(""):
+            for folder, _, names in os.walk(self.path):
+                for path in (Path(folder, name) for name in names):
+                    with suppress(FileNotFoundError):  # it has gone meanwhile
+                        status = path.lstat()
+                        yield path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime
 
     @contextmanager
     def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:

@@ -57,8 +57,8 @@ class Objects(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where it is absent."""
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield every key that begins with the prefix, in order."""
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        """Yield every object that there is: key, bytes, and when it was written, seconds since 1970."""
 
     def claim(self, marker: str, ours: Collection[str]) -> AbstractContextManager[None]:
         """Own a place that has no store yet, until the block ends: ConflictError where anything but ``ours`` is."""

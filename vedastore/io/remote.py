@@ -94,15 +94,19 @@ class S3Objects:
         """Remove an object."""
         self._s3.delete(key)
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys that begin with the prefix, in order."""
-        yield from self._s3.list(prefix)
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        """Yield all objects below the prefix."""
+        for page in self._s3.pages():
+            for entry in page.get("Contents", ()):
+                yield entry["Key"], entry["Size"], entry["LastModified"].timestamp()
 
     @contextmanager
     def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
         """Mark a place that has no store yet as one that is being written. Others may do the same."""
-        for name in self._s3.list("", delimiter="/"):
-            if name.rstrip("/") not in (marker, *ours):
+        for page in self._s3.pages(delimiter="/"):
+            names = [entry["Key"] for entry in page.get("Contents", ())]
+            names += [entry["Prefix"].rstrip("/") for entry in page.get("CommonPrefixes", ())]
+            if set(names) - {marker, *ours}:
                 raise ConflictError("the prefix holds other objects", where=self.url, hint="choose another target")
         self._s3.put(marker, b"")
         try:

@@ -187,18 +187,19 @@ class S3:
             if not answer.absent:
                 raise self.error(key, answer) from answer
 
-    def list(self, prefix: str, delimiter: str = "") -> Iterator[str]:
-        """Yield the keys that begin with a prefix, in order; with a delimiter, what they have up to it."""
+    def pages(self, delimiter: str = "") -> Iterator[dict[str, Any]]:
+        """Yield what S3 lists below the prefix, keys as they are below it; with a delimiter, up to it."""
         base, token = f"{self.prefix}/", ""
         while True:
             more = {"ContinuationToken": token} if token else {}
             try:
-                page = self.ask("list_objects_v2", Prefix=base + prefix, Delimiter=delimiter, **more)
+                page = self.ask("list_objects_v2", Prefix=base, Delimiter=delimiter, **more)
             except Answer as answer:
-                raise self.error(prefix, answer) from answer
-            found = [entry["Key"] for entry in page.get("Contents", ())]
-            found += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
-            yield from (key.removeprefix(base) for key in sorted(found))
+                raise self.error("", answer) from answer
+            for entries, name in (("Contents", "Key"), ("CommonPrefixes", "Prefix")):
+                for entry in page.get(entries, ()):
+                    entry[name] = entry[name].removeprefix(base)
+            yield page
             token = page.get("NextContinuationToken", "")
             if not token:
                 return

@@ -17,6 +17,22 @@ LISTS: Final = ("skipped",)
 """Tables that a version has only where the root document cannot hold what they say."""
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
+_DRAFT = r"\.[0-9a-f]{32}"
+_OURS = re.compile(
+    "|".join(
+        (
+            re.escape(ROOT),
+            rf"\.{re.escape(ROOT)}{_DRAFT}",
+            re.escape(INCOMPLETE),
+            r"\.vedastore-probe-[0-9a-f]{32}",
+            rf"{CHIPS}/zarr\.json",
+            rf"{CHIPS}/{_BUCKET.pattern}/(zarr\.json|{ARRAY}/(zarr\.json|c/[0-9]+/0/0/0))",
+            rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS))})\.parquet",
+            rf"{INDEX}/[0-9a-f]{{32}}/(stats[^/]*\.json|\.stats[^/]*\.json{_DRAFT})",
+        )
+    )
+)
+_SHARD = re.compile(rf"{CHIPS}/([^/]+)/{ARRAY}/c/([0-9]{{1,18}})/0/0/0")
 _INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members|skipped)\.parquet")
 
 
@@ -59,6 +75,15 @@ def is_of_write(key: str, write_id: str) -> bool:
     return f"{INDEX}/{write_id}/" in key or f"~{write_id[:8]}/" in key
 
 
+def is_ours(key: str) -> bool:
+    """Tell whether a key is one that a store gives to its objects, or to what stands for one that is being written.
+
+    >>> is_ours("chips/uint8-3x256x256~5c0ffee1/image/c/7/0/0/0"), is_ours("notes.txt")
+    (True, False)
+    """
+    return _OURS.fullmatch(key) is not None
+
+
 def chips_metadata() -> str:
     """Key of the group of all buckets."""
     return f"{CHIPS}/zarr.json"
@@ -72,6 +97,16 @@ def bucket_metadata(name: str) -> str:
 def array_metadata(name: str) -> str:
     """Key of a bucket's array."""
     return f"{CHIPS}/{name}/{ARRAY}/zarr.json"
+
+
+def parse_shard(key: str) -> tuple[str, int] | None:
+    """Return the bucket and the number of a shard; None where a key is that of another thing.
+
+    >>> parse_shard("chips/uint8-3x256x256/image/c/7/0/0/0")
+    ('uint8-3x256x256', 7)
+    """
+    found = _SHARD.fullmatch(key)
+    return None if found is None else (found[1], int(found[2]))
 
 
 def shard(name: str, number: int) -> str:
@@ -91,6 +126,16 @@ def stats(samples_key: str, bucket_name: str | None) -> str:
     """
     name = "stats" if bucket_name is None else f"stats-{bucket_name}"
     return f"{samples_key.rpartition('/')[0]}/{name}.json"
+
+
+def samples_beside(key: str) -> str | None:
+    """Return the key of the table of samples whose statistics are under a key; None where it is that of another thing.
+
+    >>> samples_beside("index/5c0ffee1/stats-uint8-3x256x256.json"), samples_beside("index/5c0ffee1/members.parquet")
+    ('index/5c0ffee1/samples.parquet', None)
+    """
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/samples.parquet" if name.startswith("stats") and name.endswith(".json") else None
 
 
 def table(write_id: str, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vedastore.errors import UsageError
 from vedastore.io.objects import open_objects
 from vedastore.model import DEFAULT_LIMITS, LabelOptions
+from vedastore.ops import clean as clean_op
 from vedastore.ops import convert as convert_op
 from vedastore.ops.options import ConvertOptions
 from vedastore.spec.places import parse_place
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from vedastore.model import Limits, Task
+    from vedastore.ops.clean import CleanReport
 
 
 def open(
@@ -42,6 +44,48 @@ def open(
     """
     _check_options(storage_options, store)
     return Collection(open_snapshot(store, version, storage_options))
+
+
+def clean(
+    store: str | os.PathLike[str],
+    *,
+    grace_days: float = clean_op.GRACE_DAYS,
+    dry_run: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> CleanReport:
+    """Remove the objects of a store that no version names: of versions that were replaced, of writers that died.
+
+    Whoever reads a version that an overwrite has replaced still needs its objects, and whoever writes a version has
+    objects that none names yet. So nothing goes before the grace period is over: neither an object that was written
+    since, nor any at all where the store itself has changed since. What is none of a store's is left alone.
+
+    Parameters
+    ----------
+    store : path
+    grace_days : float
+        Longer than any conversion and any reader takes; 0 where nobody reads or writes.
+    dry_run : bool
+        Only tell what would be removed.
+    storage_options : mapping, optional
+        As in :func:`open`.
+
+    Returns
+    -------
+    CleanReport
+        ``removed`` objects and their ``bytes``; how many are ``waiting`` for the end of the grace period, and how many
+        are ``foreign``.
+
+    Raises
+    ------
+    UsageError
+        When the grace period is no number of days.
+    StoreError
+        When there is no store, or something cannot be removed.
+    ConflictError
+        When the store changes all the time.
+    """
+    _check_options(storage_options, store)
+    return clean_op.clean(store, grace_days=grace_days, dry_run=dry_run, storage_options=storage_options)
 
 
 def convert(

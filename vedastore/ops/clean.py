@@ -1,0 +1,123 @@
+"""Remove what no version names: what an overwrite replaced, and what an interrupted writer left."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vedastore.errors import ConflictError, StoreError, UsageError
+from vedastore.io.objects import open_objects
+from vedastore.spec import keys
+from vedastore.store.commit import read_root
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from vedastore.io.objects import Objects
+    from vedastore.spec.root import Root
+
+GRACE_DAYS: Final = 7.0
+_DAY_SECONDS: Final = 86_400
+_TRIES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CleanReport:
+    """What was removed, or would be.
+
+    Attributes
+    ----------
+    store : str
+    removed, bytes : int
+        Objects that were removed, and their bytes; that would be, where ``dry_run``.
+    waiting : int
+        Objects that no version names either, but that a reader or writer may still need.
+    foreign : int
+        Objects that are none of a store's; they are left alone.
+    dry_run : bool
+    """
+
+    store: str
+    removed: int
+    bytes: int
+    waiting: int
+    foreign: int
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    doomed: dict[str, int]
+    waiting: int
+    foreign: int
+
+
+def clean(
+    store: str | os.PathLike[str],
+    *,
+    grace_days: float = GRACE_DAYS,
+    dry_run: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> CleanReport:
+    """Remove the objects of a store that no version names; see ``vedastore.clean``."""
+    days: object = grace_days
+    if not (isinstance(days, int | float) and 0 <= days < math.inf):
+        raise UsageError(f"the grace period is {grace_days!r}", hint="give a number of days, 0 or more")
+    objects = open_objects(store, storage_options)
+    for _ in range(_TRIES):
+        found = read_root(objects)
+        plan = _plan(objects, found[0] if found else None, grace_days * _DAY_SECONDS)
+        again = read_root(objects)
+        if (again[1] if again else None) == (found[1] if found else None):
+            break
+    else:
+        raise ConflictError("the store changes all the time", where=objects.url, hint="wait for its writers to end")
+    if not dry_run:
+        for key in plan.doomed:
+            objects.delete(key)
+    return CleanReport(
+        objects.url, len(plan.doomed), sum(plan.doomed.values()), plan.waiting, plan.foreign, dry_run=dry_run
+    )
+
+
+def _plan(objects: Objects, root: Root | None, grace_seconds: float) -> _Plan:
+    """Look at every object once."""
+    is_named = _naming(root)
+    doomed: dict[str, int] = {}
+    latest, waiting, foreign = time.time() - grace_seconds, 0, 0
+    changed_seconds = -math.inf
+    for key, size, modified in objects.entries():
+        if key == keys.ROOT:
+            changed_seconds = modified
+        elif not keys.is_ours(key):
+            foreign += 1
+        elif modified > latest and not is_named(key):
+            waiting += 1
+        elif not is_named(key):
+            doomed[key] = size
+    if root is None and not doomed and not waiting:
+        raise StoreError("there is no store", where=objects.url, hint="vedastore convert makes one from a release")
+    if changed_seconds > latest:
+        return _Plan({}, waiting + len(doomed), foreign)
+    return _Plan(doomed, waiting, foreign)
+
+
+def _naming(root: Root | None) -> Callable[[str], bool]:
+    """Return what tells whether a key is that of an object which a version has."""
+    if root is None:
+        return lambda _key: False
+    buckets = root.buckets()
+    named = {keys.chips_metadata(), *(file.key for version in root.versions for file in version.index.values())}
+    for name in buckets:
+        named |= {keys.bucket_metadata(name), keys.array_metadata(name)}
+
+    def is_named(key: str) -> bool:
+        if shard := keys.parse_shard(key):
+            name, number = shard
+            return name in buckets and number < buckets[name].shards
+        return key in named or keys.samples_beside(key) in named
+
+    return is_named
