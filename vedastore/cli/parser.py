@@ -11,7 +11,6 @@ from vedastore.cli import releases, stores
 from vedastore.cli.selection import add_selection
 from vedastore.errors import UsageError
 from vedastore.model import TASKS
-from vedastore.ops.clean import GRACE_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,7 +176,6 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
         "--grace",
         metavar="DAYS",
         type=float,
-        default=GRACE_DAYS,
         help="leave what may still be read or written: longer than any reader and writer takes, 7 without it",
     )
     sub.add_argument("--dry-run", action="store_true", help="only tell what would be removed")

@@ -193,9 +193,10 @@ def assign(options: argparse.Namespace) -> int:
 
 def clean(options: argparse.Namespace) -> int:
     """Remove what no version names."""
-    from vedastore.ops.clean import clean
+    from vedastore.ops.clean import GRACE_DAYS, clean
 
-    report = clean(options.store, grace_days=options.grace, dry_run=options.dry_run)
+    days = GRACE_DAYS if options.grace is None else options.grace
+    report = clean(options.store, grace_days=days, dry_run=options.dry_run)
     done = "would be removed" if report.dry_run else "removed"
     told = [f"{plural(report.removed, 'object')} {done}, {size_text(report.bytes)}"]
     told += [f"{report.waiting} wait for the end of the grace period"] if report.waiting else []
