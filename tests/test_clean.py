@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -124,6 +125,13 @@ def test_leftovers_of_a_killed_conversion_go(tmp_path, store):
 def test_what_is_refused(tmp_path, store):
     with pytest.raises(vs.errors.StoreError, match="there is no store"):
         vs.clean(tmp_path)
+    lost = store.with_name("lost.zarr")
+    shutil.copytree(store, lost)
+    (lost / "zarr.json").unlink()
+    before = files(lost)
+    with pytest.raises(vs.errors.StoreError, match="there is no store"):
+        vs.clean(lost, grace_days=0)
+    assert files(lost) == before
     for days in (-1, float("nan"), float("inf"), "7"):
         with pytest.raises(vs.errors.UsageError, match="grace"):
             vs.clean(store, grace_days=days)

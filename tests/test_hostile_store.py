@@ -115,6 +115,7 @@ for store in sys.argv[1:]:
         "split": lambda: vs.open(store).split(by="place", stratify=True, duplicates=True).version,
         "cli split": lambda: command("split", store, "--stratify", "--duplicates", "--json"),
         "assign": lambda: vs.open(store).assign(seen=1.5).samples.seen.sum(),
+        "clean": lambda: vs.clean(store, grace_days=0).removed,
     }
     done = {name: told(job) for name, job in work.items()}
     left = sorted(path.name for path in back.iterdir() if path.suffix != ".gz")

@@ -69,9 +69,12 @@ def clean(
     objects = open_objects(store, storage_options)
     for _ in range(_TRIES):
         found = read_root(objects)
-        plan = _plan(objects, found[0] if found else None, grace_days * _DAY_SECONDS)
+        if found is None:  # where the root is lost, all that it named may still be saved
+            hint = "vedastore convert makes one from a release"
+            raise StoreError("there is no store", where=objects.url, hint=hint)
+        plan = _plan(objects, found[0], grace_days * _DAY_SECONDS)
         again = read_root(objects)
-        if (again[1] if again else None) == (found[1] if found else None):
+        if again is not None and again[1] == found[1]:
             break
     else:
         raise ConflictError("the store changes all the time", where=objects.url, hint="wait for its writers to end")
@@ -83,7 +86,7 @@ def clean(
     )
 
 
-def _plan(objects: Objects, root: Root | None, grace_seconds: float) -> _Plan:
+def _plan(objects: Objects, root: Root, grace_seconds: float) -> _Plan:
     """Look at every object once."""
     is_named = _naming(root)
     doomed: dict[str, int] = {}
@@ -98,17 +101,13 @@ def _plan(objects: Objects, root: Root | None, grace_seconds: float) -> _Plan:
             waiting += 1
         elif not is_named(key):
             doomed[key] = size
-    if root is None and not doomed and not waiting:
-        raise StoreError("there is no store", where=objects.url, hint="vedastore convert makes one from a release")
     if changed_seconds > latest:
         return _Plan({}, waiting + len(doomed), foreign)
     return _Plan(doomed, waiting, foreign)
 
 
-def _naming(root: Root | None) -> Callable[[str], bool]:
+def _naming(root: Root) -> Callable[[str], bool]:
     """Return what tells whether a key is that of an object which a version has."""
-    if root is None:
-        return lambda _key: False
     buckets = root.buckets()
     named = {keys.chips_metadata(), *(file.key for version in root.versions for file in version.index.values())}
     for name in buckets:
