@@ -1,5 +1,6 @@
 """vedastore.torch under a real DataLoader: order, workers, going on in the middle, targets, and what is read."""
 
+import copy
 import itertools
 import json
 import pickle
@@ -83,6 +84,18 @@ def test_the_order_is_the_same_with_any_workers(hot, make, workers):
     assert told(loader) == wanted(hot, 0, skip=2)
     order.set_epoch(1)
     assert told(loader) == wanted(hot, 1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda dataset: pickle.loads(pickle.dumps(dataset))])
+def test_workers_of_a_copy_see_its_epochs(hot, copied):
+    """What was pickled or copied has a place of its own, and shares it with its workers."""
+    dataset = copied(BatchDataset(hot, SIZE, shuffle=True, seed=5))
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=1, persistent_workers=True, multiprocessing_context="fork"
+    )
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        assert told(loader) == wanted(hot, epoch)
 
 
 @pytest.mark.parametrize(("make", "method"), [(iterable, "spawn"), (mapped, "forkserver")])

@@ -102,6 +102,10 @@ class _Ordered:
         # Shared, so that workers which live for several epochs see where training is.
         self._place = torch.tensor([order.epoch, 0]).share_memory_()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._place.share_memory_()  # a copy has it in memory of its own; what a worker was sent is shared already
+
     def __len__(self) -> int:
         return self._order.count(len(self._source.reader))
 
