@@ -153,11 +153,23 @@ def test_targets_of_each_task(chips):
         assert {len(target["boxes"]) for target in targets} > {0}
 
 
+def test_a_sample_that_is_asked_for_twice(chips):
+    """As samplers with replacement do."""
+    dataset, asked = ChipDataset(chips), [*range(SAMPLES)] * 2
+    for at, (image, target) in zip(asked, dataset.__getitems__(asked), strict=True):
+        alone, wanted = dataset[at]
+        assert torch.equal(image, alone)
+        if isinstance(wanted, dict):
+            assert all(torch.equal(target[name], wanted[name]) for name in wanted)
+        else:
+            assert torch.equal(target, wanted)
+
+
 def test_boxes_without_an_area_are_left_out(chips, monkeypatch):
     if chips.task != "object_detection":
         return
     thin = np.array([[1, 1, 1 + 1e-12, 9], [2, 3, 4, 5.0]])  # one edge, as float32 has it
-    monkeypatch.setattr("vedastore.views.targets.Boxes", lambda *_, **__: [[thin, np.zeros((0, 4)), thin[1:]]])
+    monkeypatch.setattr("vedastore.views.targets.group_boxes", lambda *_: [[thin, np.zeros((0, 4)), thin[1:]]])
     _, target = ChipDataset(chips)[0]
     assert (target["boxes"].tolist(), target["labels"].tolist()) == ([[2, 3, 4, 5], [2, 3, 4, 5]], [1, 3])
 
