@@ -202,6 +202,7 @@ def test_types_scales_and_channels(shapes):
         ("uint16", {"epoch": -1}, "epoch is -1"),
         ("uint16", {"epoch": 2**64}, "epoch is"),
         ("uint16", {"shuffle": "all"}, "shuffle is 'all'"),
+        ("uint16", {"shuffle": np.array([1, 2])}, "shuffle is array"),
         ("uint16", {"fit": "stretch"}, "fit is 'stretch'"),
         ("uint16", {"size_px": (9, 9)}, "fit is None"),
         ("uint16", {"fit": "crop"}, "size_px is None"),

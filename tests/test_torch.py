@@ -199,6 +199,24 @@ def test_a_dataset_is_a_sequence(hot):
             dataset[index]
         with pytest.raises(IndexError):
             dataset.__getitems__([0, index])
+    with pytest.raises(TypeError):
+        dataset[1:3]
+    images, targets = collate(dataset.__getitems__([]))
+    assert (images.shape, targets.shape) == ((0, 3, 32, 40), (0, 3))
+
+
+def test_samples_that_were_changed_in_their_list(chips):
+    """As a dataset around this one does that augments what was read together."""
+    samples = ChipDataset(chips).__getitems__([3, 1, 2])
+    wanted, targets = collate(list(samples))
+    for changed in (pickle.loads(pickle.dumps(samples)), samples):
+        changed[:2] = [(image.flip(-1), target) for image, target in changed[:2]]
+        images, _ = collate(changed)
+        assert torch.equal(images[:2], wanted[:2].flip(-1))
+        assert torch.equal(images[2:], wanted[2:])
+    del samples[0]
+    assert [len(part) for part in collate(samples)] == [2, 2]
+    assert len(targets) == 3
 
 
 @pytest.mark.parametrize("collate_fn", [None, collate])
