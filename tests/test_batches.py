@@ -10,8 +10,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vedastore as vs
@@ -19,6 +20,7 @@ from tests.builders import TASKS, make_release
 from tests.test_hostile_store import table
 from tests.test_reading import counting
 from vedastore.errors import MissingExtraError, UsageError
+from vedastore.spec.tables import NULLABLE
 from vedastore.store.spilled import SpilledObjects
 from vedastore.views.order import WINDOW_SHARDS, Order
 
@@ -308,11 +310,16 @@ def test_objects_are_read_once_for_all_batches(shapes, labels, monkeypatch):
 
 @pytest.fixture(scope="module")
 def scattered(shapes, tmp_path_factory):
-    """The same chips, whose objects stand in row groups of three in no order."""
+    """The same chips, whose objects stand in row groups of three in no order, no value of which may be missing."""
     store = tmp_path_factory.mktemp("scattered") / "s.zarr"
     shutil.copytree(shapes.store, store)
     order = np.random.default_rng(0).permutation(len(shapes.features))
-    table("features", lambda found: found.take(order), row_group_size=3, rows=len(order))(store)
+
+    def change(found):
+        required = [field.with_nullable(field.name in NULLABLE["features"]) for field in found.schema]
+        return found.take(order).cast(pa.schema(required))
+
+    table("features", change, row_group_size=3)(store)
     return vs.open(store)
 
 
@@ -325,6 +332,7 @@ def test_objects_in_no_order(shapes, scattered):
         assert [[*map(sorted, of)] for of in own[1]] == [[*map(sorted, of)] for of in wanted[1]]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 8), max_size=12), st.sets(st.integers(0, 8), min_size=1))
 def test_spilled_objects_are_those_of_the_index(scattered, asked, known):
     features = scattered._snapshot.table("features")

@@ -109,7 +109,7 @@ class SpilledObjects:
 
         table, at = self._features(), 0
         runs = [np.zeros((3, 0), "i8")]
-        schema = pa.schema([table.schema.field(name) for name in self._columns])
+        schema = table.read(self._columns, []).schema  # a file may say that values are required
         with scratch_errors(), tempfile.TemporaryFile() as file:
             with pa.ipc.new_file(file, schema) as writer:
                 for group in table.groups_with(self._positions):
