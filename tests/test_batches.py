@@ -229,6 +229,14 @@ def test_a_float_is_rounded_to_a_smaller_type_by_a_scale(tmp_path):
     assert (images[0, :, 32] == -np.inf).all()  # what float32 has for so small a number
 
 
+def test_half_precision_holds_what_is_scaled_into_it(tmp_path):
+    collection = vs.convert(make_release(2, dtype="uint16").tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    pixels = np.stack([sample.pixels for sample in collection]).astype("f4")
+    for scale, wanted in (("max", pixels / 65535), ((60_000, 100_000), (pixels - 60_000) / 100_000)):
+        ((images, _),) = collection.batches(2, scale=scale, dtype="float16")
+        assert np.array_equal(images, wanted.astype("float16"))
+
+
 # ---------------------------------------------------------------------------------------------- several heights, widths
 
 
