@@ -2,18 +2,26 @@
 
 import importlib
 import json
+import multiprocessing
+import os
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vedastore as vs
 from tests.builders import TASKS, make_release
+from tests.test_hostile_store import table
 from tests.test_reading import counting
 from vedastore.errors import MissingExtraError, UsageError
+from vedastore.spec.tables import NULLABLE
+from vedastore.store.spilled import SpilledObjects
 from vedastore.views.order import WINDOW_SHARDS, Order
 
 SHAPES = {"uint8-3x32x40": (32, 40), "uint8-3x48x36": (48, 36)}
@@ -196,6 +204,7 @@ def test_types_scales_and_channels(shapes):
         ("uint16", {"epoch": -1}, "epoch is -1"),
         ("uint16", {"epoch": 2**64}, "epoch is"),
         ("uint16", {"shuffle": "all"}, "shuffle is 'all'"),
+        ("uint16", {"shuffle": np.array([1, 2])}, "shuffle is array"),
         ("uint16", {"fit": "stretch"}, "fit is 'stretch'"),
         ("uint16", {"size_px": (9, 9)}, "fit is None"),
         ("uint16", {"fit": "crop"}, "size_px is None"),
@@ -218,6 +227,14 @@ def test_a_float_is_rounded_to_a_smaller_type_by_a_scale(tmp_path):
     assert images.dtype == "float32"
     assert np.array_equal(images[0, :, :32], collection[0].pixels.astype("f4"))
     assert (images[0, :, 32] == -np.inf).all()  # what float32 has for so small a number
+
+
+def test_half_precision_holds_what_is_scaled_into_it(tmp_path):
+    collection = vs.convert(make_release(2, dtype="uint16").tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    pixels = np.stack([sample.pixels for sample in collection]).astype("f4")
+    for scale, wanted in (("max", pixels / 65535), ((60_000, 100_000), (pixels - 60_000) / 100_000)):
+        ((images, _),) = collection.batches(2, scale=scale, dtype="float16")
+        assert np.array_equal(images, wanted.astype("float16"))
 
 
 # ---------------------------------------------------------------------------------------------- several heights, widths
@@ -288,14 +305,73 @@ def test_boxes_are_clipped_where_it_is_said(chips):
 
 
 @pytest.mark.parametrize("labels", ["masks", "boxes"])
-def test_objects_are_read_once_for_all_batches(shapes, labels):
+def test_objects_are_read_once_for_all_batches(shapes, labels, monkeypatch):
+    monkeypatch.setattr("vedastore.store.index.KEPT_BYTES", 0)  # more objects than are kept
     counted, objects = counting(shapes.store)
-    batches = counted.batches(1, shuffle=True, labels=labels, fit="pad", size_px=(48, 40), workers=1)
+    batches = counted.batches(1, shuffle=True, labels=labels, fit="pad", size_px=(48, 40), workers=1, clip=True)
     next(batches)
-    before = [read for read in objects.reads if read[0].endswith("features.parquet")]
-    assert before
+    before = [read for read in objects.reads if read[0].endswith("parquet")]
+    assert {key.rpartition("/")[2] for key, *_ in before} == {"samples.parquet", "features.parquet"}
     list(batches)
-    assert [read for read in objects.reads if read[0].endswith("features.parquet")] == before
+    assert [read for read in objects.reads if read[0].endswith("parquet")] == before
+
+
+@pytest.fixture(scope="module")
+def scattered(shapes, tmp_path_factory):
+    """The same chips, whose objects stand in row groups of three in no order, no value of which may be missing."""
+    store = tmp_path_factory.mktemp("scattered") / "s.zarr"
+    shutil.copytree(shapes.store, store)
+    order = np.random.default_rng(0).permutation(len(shapes.features))
+
+    def change(found):
+        required = [field.with_nullable(field.name in NULLABLE["features"]) for field in found.schema]
+        return found.take(order).cast(pa.schema(required))
+
+    table("features", change, row_group_size=3)(store)
+    return vs.open(store)
+
+
+def test_objects_in_no_order(shapes, scattered):
+    options = {"shuffle": True, "labels": "boxes", "fit": "pad", "size_px": (48, 40)}
+    for own, wanted in zip(
+        content(scattered.batches(2, **options)), content(shapes.batches(2, **options)), strict=True
+    ):
+        assert own[0] == wanted[0]
+        assert [[*map(sorted, of)] for of in own[1]] == [[*map(sorted, of)] for of in wanted[1]]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 8), max_size=12), st.sets(st.integers(0, 8), min_size=1))
+def test_spilled_objects_are_those_of_the_index(scattered, asked, known):
+    features = scattered._snapshot.table("features")
+    spilled = SpilledObjects(lambda: features, ["box_px"], np.array(sorted(known)))
+    owner, found = spilled.read(np.array(asked, "i8"))
+    rows = features.read(["position", "class", "box_px"]).to_pylist()
+    wanted = [(at, row) for at, place in enumerate(asked) if place in known for row in rows if row["position"] == place]
+    assert [*zip(owner.tolist(), found.to_pylist(), strict=True)] == wanted
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_thread_that_spills(scattered):
+    process, begun, go_on, everyone = os.getpid(), threading.Event(), threading.Event(), np.arange(9)
+
+    def features():
+        begun.set()
+        assert os.getpid() != process or go_on.wait(60)
+        return scattered._snapshot.table("features")
+
+    spilled, context = SpilledObjects(features, [], everyone), multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: there.send(len(spilled.read(everyone)[1])))
+    with ThreadPoolExecutor(1) as threads:
+        mine = threads.submit(spilled.read, everyone)
+        assert begun.wait(60)
+        child.start()
+        answer = here.recv() if here.poll(60) else None
+        go_on.set()
+    child.kill()
+    child.join()
+    assert answer == len(mine.result()[1]) == len(scattered.features)
 
 
 # --------------------------------------------------------------------------------------------------------------- torch

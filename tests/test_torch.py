@@ -1,5 +1,6 @@
 """vedastore.torch under a real DataLoader: order, workers, going on in the middle, targets, and what is read."""
 
+import copy
 import itertools
 import json
 import pickle
@@ -85,6 +86,18 @@ def test_the_order_is_the_same_with_any_workers(hot, make, workers):
     assert told(loader) == wanted(hot, 1)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda dataset: pickle.loads(pickle.dumps(dataset))])
+def test_workers_of_a_copy_see_its_epochs(hot, copied):
+    """What was pickled or copied has a place of its own, and shares it with its workers."""
+    dataset = copied(BatchDataset(hot, SIZE, shuffle=True, seed=5))
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=1, persistent_workers=True, multiprocessing_context="fork"
+    )
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        assert told(loader) == wanted(hot, epoch)
+
+
 @pytest.mark.parametrize(("make", "method"), [(iterable, "spawn"), (mapped, "forkserver")])
 def test_workers_that_begin_with_nothing(hot, make, method):
     loader, order = make(hot, 1, multiprocessing_context=method)
@@ -140,11 +153,23 @@ def test_targets_of_each_task(chips):
         assert {len(target["boxes"]) for target in targets} > {0}
 
 
+def test_a_sample_that_is_asked_for_twice(chips):
+    """As samplers with replacement do."""
+    dataset, asked = ChipDataset(chips), [*range(SAMPLES)] * 2
+    for at, (image, target) in zip(asked, dataset.__getitems__(asked), strict=True):
+        alone, wanted = dataset[at]
+        assert torch.equal(image, alone)
+        if isinstance(wanted, dict):
+            assert all(torch.equal(target[name], wanted[name]) for name in wanted)
+        else:
+            assert torch.equal(target, wanted)
+
+
 def test_boxes_without_an_area_are_left_out(chips, monkeypatch):
     if chips.task != "object_detection":
         return
     thin = np.array([[1, 1, 1 + 1e-12, 9], [2, 3, 4, 5.0]])  # one edge, as float32 has it
-    monkeypatch.setattr("vedastore.views.targets.Boxes", lambda *_, **__: [[thin, np.zeros((0, 4)), thin[1:]]])
+    monkeypatch.setattr("vedastore.views.targets.group_boxes", lambda *_: [[thin, np.zeros((0, 4)), thin[1:]]])
     _, target = ChipDataset(chips)[0]
     assert (target["boxes"].tolist(), target["labels"].tolist()) == ([[2, 3, 4, 5], [2, 3, 4, 5]], [1, 3])
 
@@ -174,6 +199,24 @@ def test_a_dataset_is_a_sequence(hot):
             dataset[index]
         with pytest.raises(IndexError):
             dataset.__getitems__([0, index])
+    with pytest.raises(TypeError):
+        dataset[1:3]
+    images, targets = collate(dataset.__getitems__([]))
+    assert (images.shape, targets.shape) == ((0, 3, 32, 40), (0, 3))
+
+
+def test_samples_that_were_changed_in_their_list(chips):
+    """As a dataset around this one does that augments what was read together."""
+    samples = ChipDataset(chips).__getitems__([3, 1, 2])
+    wanted, targets = collate(list(samples))
+    for changed in (pickle.loads(pickle.dumps(samples)), samples):
+        changed[:2] = [(image.flip(-1), target) for image, target in changed[:2]]
+        images, _ = collate(changed)
+        assert torch.equal(images[:2], wanted[:2].flip(-1))
+        assert torch.equal(images[2:], wanted[2:])
+    del samples[0]
+    assert [len(part) for part in collate(samples)] == [2, 2]
+    assert len(targets) == 3
 
 
 @pytest.mark.parametrize("collate_fn", [None, collate])

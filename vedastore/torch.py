@@ -23,6 +23,7 @@ Workers may be started by spawn, forkserver or fork. It needs PyTorch, which the
 
 from __future__ import annotations
 
+import operator
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -101,6 +102,10 @@ class _Ordered:
         self._source, self._order = source, order
         # Shared, so that workers which live for several epochs see where training is.
         self._place = torch.tensor([order.epoch, 0]).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._place.share_memory_()  # a copy has it in memory of its own; what a worker was sent is shared already
 
     def __len__(self) -> int:
         return self._order.count(len(self._source.reader))
@@ -182,7 +187,7 @@ class ChipDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         places = range(len(self))
-        return _Samples(self.source.read([places[index] for index in indices]))
+        return _Samples(self.source.read([places[operator.index(index)] for index in indices]))
 
 
 class _Samples(list[tuple[Any, Any]]):
@@ -190,7 +195,13 @@ class _Samples(list[tuple[Any, Any]]):
 
     def __init__(self, batch: tuple[Any, Any]) -> None:
         super().__init__(zip(*batch, strict=True))
-        self.batch = batch
+        self._batch, self._read = batch, tuple(self)
+
+    @property
+    def batch(self) -> tuple[Any, Any] | None:
+        """The batch; None where others stand in the list now, such as images that were augmented."""
+        unchanged = len(self) == len(self._read) and all(map(operator.is_, self, self._read))
+        return self._batch if unchanged else None
 
 
 def collate(samples: list[tuple[Any, Any]]) -> tuple[Any, Any]:
@@ -198,8 +209,8 @@ def collate(samples: list[tuple[Any, Any]]) -> tuple[Any, Any]:
 
     Nothing is copied where a :class:`ChipDataset` has read the samples together.
     """
-    if isinstance(samples, _Samples):
-        return samples.batch
+    if isinstance(samples, _Samples) and (batch := samples.batch) is not None:
+        return batch
     images, targets = zip(*samples, strict=True)
     boxes = isinstance(targets[0], dict)
     return torch.stack(images), list(targets) if boxes else torch.stack(targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from collections import deque
@@ -26,9 +27,13 @@ def count_workers(workers: int | None) -> int:
     """Return how many threads to use: as told, or one for each core that this process may use."""
     if workers is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers < 1:
-        raise UsageError(f"workers must be at least 1, not {workers}")
-    return workers
+    try:
+        found = operator.index(workers)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise UsageError(f"workers must be at least 1, not {workers!r:.80}", hint="give a whole number")
+    return found
 
 
 @contextmanager

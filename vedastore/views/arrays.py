@@ -118,7 +118,7 @@ class Arrays:
         scale : "max" or (offset, divisor), optional
             Give ``(value - offset) / divisor``, each a number or one for each band, such as means and standard
             deviations; ``"max"`` divides integers by the greatest one of their type. It is computed in ``dtype``, a
-            type of floats: float32 unless it is named. Nodata is a value like others.
+            type of floats: float32 unless it is named, and for float16 too. Nodata is a value like others.
         fit : {"pad", "crop"}, optional
             Make images of several heights and widths, but the same bands and type, one size. ``"pad"`` adds rows below
             and columns on the right, of the image's nodata value, or 0 where there is none that its type holds; masks

@@ -85,7 +85,7 @@ class BatchReader:
 
     def read(self, indices: Any) -> Batch:
         """Return images and labels of the samples at some places, in their order."""
-        part = self._table.take(np.asarray(indices))
+        part = self._table.take(np.asarray(indices, "i8"))
         return read_images(self._snapshot, self._form, part), self._read_labels(part)
 
     @cached_property

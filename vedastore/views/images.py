@@ -58,12 +58,11 @@ class ImageForm:
         """Return images (sample, band, y, x) of a bucket's type in the type, scale and order of axes of a batch."""
         with np.errstate(over="ignore", invalid="ignore"):  # what the type does not hold is infinite in it
             if self.scale is not None:
-                offset, divisor = self.scale
+                (offset, divisor), kind = self.scale, _wide(self.dtype)
                 if offset.any():
-                    images = np.subtract(images, offset, dtype=self.dtype, casting="same_kind")
-                images = np.divide(images, divisor, dtype=self.dtype, casting="same_kind")
-            else:
-                images = images.astype(self.dtype, copy=False)
+                    images = np.subtract(images, offset, dtype=kind, casting="same_kind")
+                images = np.divide(images, divisor, dtype=kind, casting="same_kind")
+            images = images.astype(self.dtype, copy=False)
         return images if self.channels == "first" else images.transpose(0, 2, 3, 1)
 
 
@@ -121,7 +120,7 @@ def _plan_values(spec: ChipSpec, dtype: Any, scale: Any) -> tuple[np.dtype[Any],
         if source.kind not in "iu":
             raise UsageError(f"{spec.dtype} has no greatest value to divide by", hint="give (offset, divisor)")
         scale = (0, np.iinfo(source).max)
-    real = kind.type(0).real.dtype
+    real = _wide(kind).type(0).real.dtype
     try:
         with np.errstate(over="ignore"):
             offset, divisor = (np.asarray(part, "f8").astype(real) for part in scale)
@@ -132,6 +131,11 @@ def _plan_values(spec: ChipSpec, dtype: Any, scale: Any) -> tuple[np.dtype[Any],
         hint = f'give "max", or (offset, divisor): numbers, or {spec.bands} of them, one for each band; no divisor is 0'
         raise UsageError(f"scale is {scale!r:.80}", hint=hint)
     return kind, (offset.reshape(-1, 1, 1), divisor.reshape(-1, 1, 1))
+
+
+def _wide(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type that a scale is computed in: not float16, which holds not even every value of uint16."""
+    return np.promote_types(kind, "float32")
 
 
 def _name_of(dtype: Any) -> str:

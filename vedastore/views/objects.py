@@ -14,6 +14,7 @@ from vedastore.io.raster import burn, scaled_size
 
 if TYPE_CHECKING:
     from vedastore.store.snapshot import Snapshot
+    from vedastore.store.spilled import SpilledObjects
 
 EDGES: Final = ("minx", "miny", "maxx", "maxy")
 UNPLACED: Final = "objects-unplaced"
@@ -33,8 +34,12 @@ class Objects:
         return len(self.owner)
 
 
-def read_objects(snapshot: Snapshot, positions: Any, columns: Sequence[str]) -> Objects:
+def read_objects(
+    snapshot: Snapshot, positions: Any, columns: Sequence[str], spilled: SpilledObjects | None = None
+) -> Objects:
     """Read the objects of the samples at some positions, sample by sample in their order, as the label has them.
+
+    They come from the index, where no position may occur twice, or from where they were ``spilled``.
 
     Raises
     ------
@@ -44,18 +49,24 @@ def read_objects(snapshot: Snapshot, positions: Any, columns: Sequence[str]) -> 
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    owner, table = _read_index(snapshot, positions, columns) if spilled is None else spilled.read(positions)
+    code = pc.index_in(table.column("class"), pa.array(snapshot.version.classes, "string"))
+    if code.null_count:
+        raise StoreError("an object has a class that the version does not list", where=snapshot.objects.url)
+    return Objects(owner, code.to_numpy() + 1, {name: table.column(name) for name in columns})
+
+
+def _read_index(snapshot: Snapshot, positions: Any, columns: Sequence[str]) -> tuple[Any, Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     reader, positions = snapshot.table("features"), np.asarray(positions, dtype="i8")
     table = reader.read_kept(("position", "class", *columns), reader.groups_with(positions))
     table = table.filter(pc.is_in(table.column("position"), pa.array(positions, "int64")))
     order = np.argsort(positions, kind="stable")
     owner = order[np.searchsorted(positions, table.column("position").to_numpy(), sorter=order)]
     by_owner = np.argsort(owner, kind="stable")
-    table = table.take(by_owner)
-    code = pc.index_in(table.column("class"), pa.array(snapshot.version.classes, "string"))
-    if code.null_count:
-        raise StoreError("an object has a class that the version does not list", where=snapshot.objects.url)
-    codes = code.to_numpy() + 1
-    return Objects(owner[by_owner], codes, {name: table.column(name) for name in columns})
+    return owner[by_owner], table.take(by_owner)
 
 
 def require_objects(snapshot: Snapshot, positions: Any) -> None:
@@ -116,30 +127,37 @@ class Boxes(Sequence[list[Any]]):
         return self._read(self._positions[[key]])[0]
 
     def _read(self, positions: Any) -> list[list[Any]]:
-        classes = len(self._snapshot.version.classes)
-        objects, boxes = read_boxes(self._snapshot, positions, clip=self._clip)
-        order = np.lexsort((np.arange(len(objects)), objects.code, objects.owner))
-        slots = objects.owner[order] * classes + objects.code[order] - 1
-        parts = np.split(boxes[order], np.searchsorted(slots, np.arange(1, len(positions) * classes)))
-        if not classes:
-            return [[] for _ in positions]
-        return [parts[i * classes : (i + 1) * classes] for i in range(len(positions))]
+        sizes = _chip_sizes(self._snapshot, positions) if self._clip else None
+        objects, boxes = read_boxes(self._snapshot, positions, sizes)
+        return group_boxes(objects, boxes, len(positions), len(self._snapshot.version.classes))
 
 
-def read_boxes(snapshot: Snapshot, positions: Any, *, clip: bool = False) -> tuple[Objects, Any]:
+def group_boxes(objects: Objects, boxes: Any, samples: int, classes: int) -> list[list[Any]]:
+    """Return boxes (object, 4) by sample and by class, as :class:`Boxes` has them."""
+    if not classes:
+        return [[] for _ in range(samples)]
+    order = np.lexsort((np.arange(len(objects)), objects.code, objects.owner))
+    slots = objects.owner[order] * classes + objects.code[order] - 1
+    parts = np.split(boxes[order], np.searchsorted(slots, np.arange(1, samples * classes)))
+    return [parts[i * classes : (i + 1) * classes] for i in range(samples)]
+
+
+def read_boxes(
+    snapshot: Snapshot, positions: Any, sizes: Any = None, spilled: SpilledObjects | None = None
+) -> tuple[Objects, Any]:
     """Return the objects of some samples with their boxes, (object, 4) in pixels.
 
-    ``clip`` cuts boxes at the edges of their chips, and leaves out those that lie outside.
+    With ``sizes`` (sample, 2), width and height, boxes are cut at the edges of their chips, and those that lie outside
+    are left out.
     """
-    objects = read_objects(snapshot, positions, ["box_px"])
+    objects = read_objects(snapshot, positions, ["box_px"], spilled)
     column = objects.columns["box_px"]
     if column.null_count:
         raise StoreError("an object has no box, though its sample is not flagged so", where=snapshot.objects.url)
     boxes = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
-    if not clip:
+    if sizes is None:
         return objects, boxes
-    sizes = _chip_sizes(snapshot, positions)[objects.owner]
-    cut = np.clip(boxes, 0, np.concatenate([sizes, sizes], axis=1))
+    cut = np.clip(boxes, 0, np.concatenate([sizes, sizes], axis=1)[objects.owner])
     inside = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
     return Objects(objects.owner[inside], objects.code[inside], {}), cut[inside]
 
@@ -207,9 +225,11 @@ def plan_drawing(
     return Drawing((shape[0] or 0, shape[1] or 0), dtype, rank, instances, scale)
 
 
-def draw_masks(positions: Any, snapshot: Snapshot, drawing: Drawing) -> np.ndarray[Any, Any]:
+def draw_masks(
+    positions: Any, snapshot: Snapshot, drawing: Drawing, spilled: SpilledObjects | None = None
+) -> np.ndarray[Any, Any]:
     """Return the masks (sample, y, x) of some samples."""
-    objects = read_objects(snapshot, positions, ["geometry_px"])
+    objects = read_objects(snapshot, positions, ["geometry_px"], spilled)
     shapes = geometry.parse_wkb(objects.columns["geometry_px"].to_pylist())
     if any(shape is None for shape in shapes):
         raise StoreError("an object has no place, though its sample is not flagged so", where=snapshot.objects.url)

@@ -38,7 +38,7 @@ class Order:
     def __post_init__(self) -> None:
         for name, least, most in (("size", 1, None), ("seed", 0, None), ("epoch", 0, EPOCHS)):
             object.__setattr__(self, name, whole(getattr(self, name), name, least=least, most=most))
-        if self.shuffle != "shards":
+        if not (isinstance(self.shuffle, str) and self.shuffle == "shards"):
             if not isinstance(self.shuffle, bool | np.bool):
                 raise UsageError(f"shuffle is {self.shuffle!r:.80}", hint='give True, False or "shards"')
             object.__setattr__(self, "shuffle", bool(self.shuffle))

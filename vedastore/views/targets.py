@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 
 from vedastore.errors import UsageError
-from vedastore.store.spilled import SpilledColumn
+from vedastore.store.spilled import SpilledColumn, SpilledObjects
 from vedastore.views.images import by_bucket
 from vedastore.views.labels import multi_hot
-from vedastore.views.objects import Boxes, draw_masks, plan_drawing, require_objects
+from vedastore.views.objects import draw_masks, group_boxes, plan_drawing, read_boxes, require_objects
 from vedastore.views.sample import Sample
 
 if TYPE_CHECKING:
@@ -39,34 +40,41 @@ def plan_targets(
     if labels in {"masks", "boxes"}:
         require_objects(snapshot, positions)
     if labels == "masks":
-        return lambda part: _read_masks(snapshot, form, part)
+        drawn = SpilledObjects(partial(snapshot.table, "features"), ["geometry_px"], positions)
+        return lambda part: _read_masks(snapshot, form, part, drawn)
     if labels == "boxes":
-        return lambda part: _read_boxes(snapshot, form, part, clip=clip)
+        boxed = SpilledObjects(partial(snapshot.table, "features"), ["box_px"], positions)
+        return lambda part: _read_boxes(snapshot, form, part, boxed, clip=clip)
     if labels == "classes" or version.task == "classification":
         return lambda part: multi_hot(part.column("classes").to_pylist(), version.classes)
     spilled = SpilledColumn(snapshot.table("samples"), "label", positions)
     return lambda part: Labels([Sample(snapshot, row) for row in part.to_pylist()], spilled)
 
 
-def _read_masks(snapshot: Snapshot, form: ImageForm, part: Any) -> Array:
+def _read_masks(snapshot: Snapshot, form: ImageForm, part: Any, spilled: SpilledObjects) -> Array:
     positions, classes = part.column("position").to_numpy(), snapshot.version.classes
     drawings = {
         name: plan_drawing(classes, (spec.height, spec.width), 0, instances=False, scale=1.0, order=None)
         for name, spec in form.specs.items()
     }
     if form.fit is None:
-        return draw_masks(positions, snapshot, next(iter(drawings.values())))
+        return draw_masks(positions, snapshot, next(iter(drawings.values())), spilled)
     masks = np.zeros((len(positions), *form.size), next(iter(drawings.values())).dtype)
     for bucket, here in by_bucket(part.column("bucket").to_pylist()):
-        form.paste(masks, here, draw_masks(positions[here], snapshot, drawings[bucket]), bucket)
+        form.paste(masks, here, draw_masks(positions[here], snapshot, drawings[bucket], spilled), bucket)
     return masks
 
 
-def _read_boxes(snapshot: Snapshot, form: ImageForm, part: Any, *, clip: bool) -> list[list[Array]]:
-    boxes = list(Boxes(snapshot, part.column("position").to_numpy(), clip=clip))
+def _read_boxes(
+    snapshot: Snapshot, form: ImageForm, part: Any, spilled: SpilledObjects, *, clip: bool
+) -> list[list[Array]]:
+    buckets = part.column("bucket").to_pylist()
+    sizes = np.array([(form.specs[name].width, form.specs[name].height) for name in buckets]) if clip else None
+    objects, found = read_boxes(snapshot, part.column("position").to_numpy(), sizes, spilled)
+    boxes = group_boxes(objects, found, len(buckets), len(snapshot.version.classes))
     if form.fit != "crop":
         return boxes
-    corners = [form.corner(bucket) for bucket in part.column("bucket").to_pylist()]
+    corners = [form.corner(bucket) for bucket in buckets]
     return [[_crop(kind, corner, form.size) for kind in own] for own, corner in zip(boxes, corners, strict=True)]
 
 
