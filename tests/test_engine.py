@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
 import vedastore as vs
-from tests.builders import TASKS, make_release
+from tests.builders import TASKS, make_release, plain_tiff
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -117,10 +118,27 @@ def test_attributes_say_units_classes_and_source(collection):
         assert dataset["box_count"].sum() == len(collection.features)
 
 
-@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
+@pytest.mark.parametrize("nodata", [None, "0", "255.0", "-9999", "nan", "1.5"])
+def test_nodata_is_a_value_of_the_image_or_none(tmp_path, nodata):
+    release = make_release(2)
+    for name in [n for n in release.members if n.endswith(".tif")] if nodata else ():
+        tag = (42113, "s", 0, nodata, True)
+        release.members[name] = plain_tiff(np.ones((3, 32, 40), "uint8"), extratags=[tag])
+    collection = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    wanted = {"0": 0, "255.0": 255}.get(nodata)
+    for image in (collection[0].image, collection.to_xarray().image):
+        assert image.rio.nodata == wanted
+        assert image.attrs.get("_FillValue") == wanted
+    images, _ = next(collection.batches(2, fit="pad", size_px=(50, 50)))
+    assert (images[..., 32:, 40:] == (wanted or 0)).all()
+    assert collection.stats().bands[0].min is not None
+    collection.to_xarray().to_zarr(tmp_path / "again.zarr", consolidated=False)
+
+
 def test_it_can_be_written_and_read_again(collection, tmp_path):
     dataset = collection.to_xarray()
     dataset.to_zarr(tmp_path / "again.zarr", consolidated=False)
+    collection.multi_hot().to_zarr(tmp_path / "hot.zarr", consolidated=False)
     again = xr.open_zarr(tmp_path / "again.zarr", consolidated=False, mask_and_scale=False)
     assert again.attrs == dataset.attrs
     name = next(iter(set(dataset.data_vars) - {"image"}))

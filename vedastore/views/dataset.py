@@ -48,7 +48,7 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
         "id": ("sample", np.array(table.column("id").to_pylist(), dtype=object), _ID),
         "split": ("sample", _column_values(table.column("split")), _SPLIT),
         "transform": (("sample", "affine"), _transforms(table.column("transform")), _TRANSFORM),
-        "affine": ("affine", list("abcdef")),
+        "affine": ("affine", np.array([*"abcdef"], dtype=object)),
         **{name: ("sample", _column_values(table.column(name))) for name in added},
     }
     data: dict[str, Any] = {"image": (DIMENSIONS, image, {"long_name": "pixel values as stored", "units": "1"})}
@@ -64,7 +64,7 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
             data["mask"] = build_masks(snapshot, table, spec, lengths)
         else:
             data |= _lazy_boxes(snapshot, table, lengths)
-            coords["edge"] = ("edge", list(EDGES))
+            coords["edge"] = ("edge", np.array(EDGES, dtype=object))
     dataset = xr.Dataset(data, coords, _attributes(snapshot))
     nodata, crs = (table.column(name).unique().to_pylist() for name in ("nodata", "crs"))
     if len(nodata) == 1 and (value := parse_nodata(nodata[0], spec.dtype)) is not None:
