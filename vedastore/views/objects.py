@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
@@ -190,12 +191,12 @@ def plan_drawing(
     UsageError
         When the scale gives no whole number of pixels, or the order is not one of all classes.
     """
-    shape = [scaled_size(side, scale) if isinstance(scale, int | float) else None for side in size]
+    shape = [scaled_size(side, scale) if isinstance(scale, Real) else None for side in size]
     if None in shape:
         told = f"a scale of {scale} makes no whole number of pixels of {size[0]} x {size[1]}"
         raise UsageError(told, hint="a power of 2 does for most sizes")
     names = list(classes) if order is None else list(order) if np.iterable(order) else []
-    if len(names) != len(classes) or set(names) != set(classes):
+    if len(names) != len(classes) or not all(name in names for name in classes):
         hint = f"name each once: {', '.join(classes)}"
         raise UsageError("order= has not just the classes of the collection, the topmost last", hint=hint)
     height = {name: index for index, name in enumerate(names)}
@@ -204,7 +205,7 @@ def plan_drawing(
     dtype = next(kind for kind in ("uint8", "uint16", "uint32") if largest <= np.iinfo(kind).max)
     if instances:
         dtype = max(dtype, "uint16", key=lambda kind: np.dtype(kind).itemsize)
-    return Drawing((shape[0] or 0, shape[1] or 0), dtype, rank, instances, scale)
+    return Drawing((shape[0] or 0, shape[1] or 0), dtype, rank, instances, float(scale))
 
 
 def draw_masks(positions: Any, snapshot: Snapshot, drawing: Drawing) -> np.ndarray[Any, Any]:
