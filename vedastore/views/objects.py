@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
@@ -191,7 +190,8 @@ def plan_drawing(
     UsageError
         When the scale gives no whole number of pixels, or the order is not one of all classes.
     """
-    shape = [scaled_size(side, scale) if isinstance(scale, Real) else None for side in size]
+    scale = scale.item() if isinstance(scale, np.number) else scale
+    shape = [scaled_size(side, scale) if isinstance(scale, int | float) else None for side in size]
     if None in shape:
         told = f"a scale of {scale} makes no whole number of pixels of {size[0]} x {size[1]}"
         raise UsageError(told, hint="a power of 2 does for most sizes")
