@@ -45,6 +45,9 @@ def test_options(collection):
         xr.open_dataset(collection.store, engine="vedastore", version="9")
     with pytest.raises(vs.errors.StoreError):
         xr.open_dataset(collection.store + "x", engine="vedastore")
+    for work in (xr.open_dataset, xr.open_datatree):
+        with pytest.raises(vs.errors.UsageError, match="storage_options"):
+            work(collection.store, engine="vedastore", storage_options={"anon": True})
 
 
 @pytest.fixture(scope="module")
