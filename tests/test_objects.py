@@ -206,6 +206,14 @@ def test_masks_of_a_selection_in_any_order(tmp_path):
     assert part.masks().id.to_numpy().tolist() == [s.id for s in part]
 
 
+def test_masks_of_versions_are_arrays_of_their_own(tmp_path):
+    made = vs.convert(make_release(3).tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    made.split()
+    names = {vs.open(made.store, version).masks().data.name for version in vs.open(made.store).versions}
+    assert len(names) == 2
+    assert vs.open(made.store).masks().data.name in names  # as Dask has it: the same work, the same name
+
+
 def test_masks_drawn_by_many_threads_warn_of_nothing():
     """The filters of warnings belong to all threads, and rasterio changes them while it draws."""
     shapes = [shapely.box(1, 1, 9, 9)]

@@ -270,7 +270,8 @@ def _lazy_labels(
     from dask.base import tokenize
 
     positions = table.column("position").to_numpy()
-    token = tokenize(snapshot.objects.url, snapshot.root.write_id, positions, shape, how)
+    # Versions of one root may differ in their labels: arrays of one name are one array to Dask.
+    token = tokenize(snapshot.objects.url, snapshot.root.write_id, snapshot.version.version, positions, shape, how)
     return da.map_blocks(
         _read_labels,
         da.from_array(positions, chunks=(lengths,)),
