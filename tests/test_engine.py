@@ -1,5 +1,6 @@
 """``xarray.open_dataset`` and ``open_datatree``: what a collection gives, for those who know the path alone."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import xarray as xr
 
 import vedastore as vs
-from tests.builders import TASKS, make_release, plain_tiff
+from tests.builders import TASKS, geotiff, make_release, pixels_of, plain_tiff
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -119,6 +120,28 @@ def test_attributes_say_units_classes_and_source(collection):
         assert (dataset["boxes"].attrs["units"], dataset["boxes"].dims) == ("px", ("sample", "box", "edge"))
         assert dataset["box_count"].values.tolist() == dataset["boxes"].notnull().all("edge").sum("box").values.tolist()
         assert dataset["box_count"].sum() == len(collection.features)
+
+
+def test_the_crs_is_told_of_all_or_of_each(tmp_path):
+    release = make_release(4)
+    zones = ["EPSG:32616", "EPSG:32617", "", "EPSG:32616"]
+    for number, zone in enumerate(zones[:2]):
+        name = f"{release.top}/images/{number}.tif"
+        release.members[name] = geotiff(pixels_of(), crs=zone)
+    label = json.loads(release.members[f"{release.top}/labels/2.json"])
+    label["geometry"] = {}
+    label["properties"]["label"] = {}
+    release.members[f"{release.top}/labels/2.json"] = json.dumps(label).encode()
+    release.members[f"{release.top}/images/2.tif"] = plain_tiff(pixels_of())
+    collection = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    mixed = collection.to_xarray()
+    assert mixed.crs.values.tolist() == zones
+    assert mixed.rio.crs is None
+    assert np.isnan(mixed.transform.values).all(axis=1).tolist() == [not zone for zone in zones]
+    mixed.to_zarr(tmp_path / "again.zarr", consolidated=False)
+    same = collection[::3].to_xarray()
+    assert "crs" not in same.coords
+    assert same.rio.crs == "EPSG:32616"
 
 
 @pytest.mark.parametrize("nodata", [None, "0", "255.0", "-9999", "nan", "1.5"])

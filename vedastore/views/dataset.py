@@ -26,6 +26,7 @@ _CRS = re.compile(r"EPSG:[0-9]{1,9}\Z|[A-Z][A-Z0-9_]*\[")
 _ID = {"long_name": "id of the sample"}
 _SPLIT = {"long_name": "split of the sample, empty for none"}
 _TRANSFORM = {"long_name": "from pixels to the CRS: x = a * column + b * row + c, y = d * column + e * row + f"}
+_CRS_OF_EACH = {"long_name": "CRS of the sample, empty for none"}
 _COLUMNS = ("id", "position", "bucket", "row", "split", "crs", "transform", "nodata", "classes", "objects")
 
 
@@ -65,8 +66,10 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
         else:
             data |= _lazy_boxes(snapshot, table, lengths)
             coords["edge"] = ("edge", np.array(EDGES, dtype=object))
-    dataset = xr.Dataset(data, coords, _attributes(snapshot))
     nodata, crs = (table.column(name).unique().to_pylist() for name in ("nodata", "crs"))
+    if len(crs) > 1:
+        coords["crs"] = ("sample", _column_values(table.column("crs")), _CRS_OF_EACH)
+    dataset = xr.Dataset(data, coords, _attributes(snapshot))
     if len(nodata) == 1 and (value := parse_nodata(nodata[0], spec.dtype)) is not None:
         dataset["image"].attrs["_FillValue"] = value
     return write_crs(dataset, crs[0], snapshot.objects.url) if len(crs) == 1 else dataset
@@ -297,7 +300,9 @@ def _read_block(rows: np.ndarray[Any, Any], snapshot: Snapshot, bucket: str) -> 
 def _column_values(column: Any) -> np.ndarray[Any, Any]:
     """Return a column of texts or numbers; for those that are missing there is an empty text, or NaN."""
     if str(column.type) == "string":
-        return np.array(column.fill_null("").to_pylist(), dtype=object)
+        texts = column.fill_null("").combine_chunks().dictionary_encode()  # samples of one text share it
+        known: np.ndarray[Any, Any] = np.array(texts.dictionary.to_pylist(), dtype=object)
+        return known[texts.indices.to_numpy()]
     values: np.ndarray[Any, Any] = (column.cast("double") if column.null_count else column).to_numpy()
     return values
 
