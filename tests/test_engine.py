@@ -136,7 +136,7 @@ def test_the_crs_is_told_of_all_or_of_each(tmp_path):
     collection = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
     mixed = collection.to_xarray()
     assert mixed.crs.values.tolist() == zones
-    assert mixed.rio.crs is None
+    assert "spatial_ref" not in mixed.coords
     assert np.isnan(mixed.transform.values).all(axis=1).tolist() == [not zone for zone in zones]
     mixed.to_zarr(tmp_path / "again.zarr", consolidated=False)
     same = collection[::3].to_xarray()

@@ -299,11 +299,12 @@ def _read_block(rows: np.ndarray[Any, Any], snapshot: Snapshot, bucket: str) -> 
 
 def _column_values(column: Any) -> np.ndarray[Any, Any]:
     """Return a column of texts or numbers; for those that are missing there is an empty text, or NaN."""
+    values: np.ndarray[Any, Any]
     if str(column.type) == "string":
         texts = column.fill_null("").combine_chunks().dictionary_encode()  # samples of one text share it
-        known: np.ndarray[Any, Any] = np.array(texts.dictionary.to_pylist(), dtype=object)
-        return known[texts.indices.to_numpy()]
-    values: np.ndarray[Any, Any] = (column.cast("double") if column.null_count else column).to_numpy()
+        values = np.array(texts.dictionary.to_pylist(), dtype=object)[texts.indices.to_numpy()]
+    else:
+        values = (column.cast("double") if column.null_count else column).to_numpy()
     return values
 
 
