@@ -1,12 +1,14 @@
 """``xarray.open_dataset`` and ``open_datatree``: what a collection gives, for those who know the path alone."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
 import vedastore as vs
-from tests.builders import TASKS, make_release
+from tests.builders import TASKS, geotiff, make_release, pixels_of, plain_tiff
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -44,6 +46,9 @@ def test_options(collection):
         xr.open_dataset(collection.store, engine="vedastore", version="9")
     with pytest.raises(vs.errors.StoreError):
         xr.open_dataset(collection.store + "x", engine="vedastore")
+    for work in (xr.open_dataset, xr.open_datatree):
+        with pytest.raises(vs.errors.UsageError, match="storage_options"):
+            work(collection.store, engine="vedastore", storage_options={"anon": True})
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +122,49 @@ def test_attributes_say_units_classes_and_source(collection):
         assert dataset["box_count"].sum() == len(collection.features)
 
 
-@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
+def test_the_crs_is_told_of_all_or_of_each(tmp_path):
+    release = make_release(4)
+    zones = ["EPSG:32616", "EPSG:32617", "", "EPSG:32616"]
+    for number, zone in enumerate(zones[:2]):
+        name = f"{release.top}/images/{number}.tif"
+        release.members[name] = geotiff(pixels_of(), crs=zone)
+    label = json.loads(release.members[f"{release.top}/labels/2.json"])
+    label["geometry"] = {}
+    label["properties"]["label"] = {}
+    release.members[f"{release.top}/labels/2.json"] = json.dumps(label).encode()
+    release.members[f"{release.top}/images/2.tif"] = plain_tiff(pixels_of())
+    collection = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    mixed = collection.to_xarray()
+    assert mixed.crs.values.tolist() == zones
+    assert "spatial_ref" not in mixed.coords
+    assert np.isnan(mixed.transform.values).all(axis=1).tolist() == [not zone for zone in zones]
+    mixed.to_zarr(tmp_path / "again.zarr", consolidated=False)
+    same = collection[::3].to_xarray()
+    assert "crs" not in same.coords
+    assert same.rio.crs == "EPSG:32616"
+
+
+@pytest.mark.parametrize("nodata", [None, "0", "255.0", "-9999", "nan", "1.5"])
+def test_nodata_is_a_value_of_the_image_or_none(tmp_path, nodata):
+    release = make_release(2)
+    for name in [n for n in release.members if n.endswith(".tif")] if nodata else ():
+        tag = (42113, "s", 0, nodata, True)
+        release.members[name] = plain_tiff(np.ones((3, 32, 40), "uint8"), extratags=[tag])
+    collection = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    wanted = {"0": 0, "255.0": 255}.get(nodata)
+    for image in (collection[0].image, collection.to_xarray().image):
+        assert image.rio.nodata == wanted
+        assert image.attrs.get("_FillValue") == wanted
+    images, _ = next(collection.batches(2, fit="pad", size_px=(50, 50)))
+    assert (images[..., 32:, 40:] == (wanted or 0)).all()
+    assert collection.stats().bands[0].min is not None
+    collection.to_xarray().to_zarr(tmp_path / "again.zarr", consolidated=False)
+
+
 def test_it_can_be_written_and_read_again(collection, tmp_path):
     dataset = collection.to_xarray()
     dataset.to_zarr(tmp_path / "again.zarr", consolidated=False)
+    collection.multi_hot().to_zarr(tmp_path / "hot.zarr", consolidated=False)
     again = xr.open_zarr(tmp_path / "again.zarr", consolidated=False, mask_and_scale=False)
     assert again.attrs == dataset.attrs
     name = next(iter(set(dataset.data_vars) - {"image"}))

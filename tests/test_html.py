@@ -11,7 +11,7 @@ import pytest
 from rasterio.io import MemoryFile
 
 import vedastore as vs
-from tests.builders import make_release
+from tests.builders import geotiff, make_release, pixels_of
 from vedastore.views.html import SIDE_PX, thumbnail
 
 
@@ -67,3 +67,25 @@ def test_thumbnails(dtype, bands):
     assert (found.min(), found.max()) == (0, 255)
     for value in (0, 7):
         assert len(np.unique(read_png(thumbnail(np.full_like(pixels, value))))) == 1
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(("missing", "nodata"), [(np.nan, None), (np.nan, np.nan), (-9999, -9999), (9999, 9999)])
+def test_what_is_missing_is_black_and_leaves_the_rest_as_it_is(missing, nodata):
+    pixels = np.linspace(-20, -5, 64 * 64, dtype="float32").reshape(1, 64, 64)  # as decibels are
+    whole = read_png(thumbnail(pixels[:, :, :32]))
+    pixels[:, :, 32:] = missing
+    shown = read_png(thumbnail(pixels, nodata))
+    np.testing.assert_array_equal(shown[:, :, :32], whole)
+    assert not shown[:, :, 32:].any()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_page_knows_the_nodata_of_an_image(tmp_path):
+    release = make_release(1)
+    pixels = pixels_of((1, 32, 40), "int16")
+    pixels[:, :16] = -9999
+    release.members[f"{release.top}/images/0.tif"] = geotiff(pixels, nodata=-9999)
+    collection = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    (shown,) = pictures(collection[0]._repr_html_())
+    np.testing.assert_array_equal(shown, read_png(thumbnail(pixels, -9999)))

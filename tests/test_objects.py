@@ -175,7 +175,7 @@ def test_the_later_class_lies_on_top_unless_told(tmp_path):
     assert masks.attrs["flag_values"].tolist() == [0, 1, 2]
     assert masks.to_numpy()[0, 3, 3] == 2
     assert collection.masks(order=["car", "boat"]).to_numpy()[0, 3, 3] == 1
-    for order in (3, [1, "car"], ["car"], ["car", "boat", "tree"], ["car", "car"]):
+    for order in (3, [1, "car"], [["car"], "boat"], ["car"], ["car", "boat", "tree"], ["car", "car"]):
         with pytest.raises(vs.errors.UsageError, match="order="):
             collection.masks(order=order)
 
@@ -206,6 +206,14 @@ def test_masks_of_a_selection_in_any_order(tmp_path):
     assert part.masks().id.to_numpy().tolist() == [s.id for s in part]
 
 
+def test_masks_of_versions_are_arrays_of_their_own(tmp_path):
+    made = vs.convert(make_release(3).tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    made.split()
+    names = {vs.open(made.store, version).masks().data.name for version in vs.open(made.store).versions}
+    assert len(names) == 2
+    assert vs.open(made.store).masks().data.name in names  # as Dask has it: the same work, the same name
+
+
 def test_masks_drawn_by_many_threads_warn_of_nothing():
     """The filters of warnings belong to all threads, and rasterio changes them while it draws."""
     shapes = [shapely.box(1, 1, 9, 9)]
@@ -223,6 +231,12 @@ def test_masks_drawn_by_many_threads_warn_of_nothing():
 def test_scales_that_give_no_whole_mask(scale):
     with pytest.raises(vs.errors.UsageError, match="scale"):
         plan_drawing(["a"], (HEIGHT, WIDTH), 0, instances=False, scale=scale, order=None)
+
+
+@pytest.mark.parametrize("scale", [2, np.int64(2), np.float32(2)])
+def test_a_scale_is_any_real_number(scale):
+    drawing = plan_drawing(["a"], (HEIGHT, WIDTH), 0, instances=False, scale=scale, order=None)
+    assert (drawing.shape, type(drawing.scale)) == ((2 * HEIGHT, 2 * WIDTH), float)
 
 
 def test_the_type_of_masks_holds_every_class_and_object():

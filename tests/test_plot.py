@@ -196,6 +196,8 @@ def test_one_sample_and_very_many(samples):
     (shapes,) = drawn["footprints"].collections
     assert isinstance(shapes, PathCollection if samples > 5000 else PolyCollection)
     assert len(shapes.get_offsets() if samples > 5000 else shapes.get_paths()) == samples
+    counted = drawn["objects per sample"].get_yticks()
+    assert (counted == counted.round()).all()  # there are no halves of samples
     assert figure.get_suptitle().startswith("1 sample," if samples == 1 else "5,001 samples,")
 
 

@@ -207,7 +207,7 @@ def test_an_image_is_what_rioxarray_makes_step_by_step(dtype, crs, transform, no
     pixels = np.arange(24).reshape(2, 3, 4).astype(dtype)
     expected = xr.DataArray(pixels, dims=DIMENSIONS[1:], coords={"band": [1, 2]}, name="image")
     value = None if nodata is None else float(nodata)
-    if value is not None and (dtype != "uint8" or value == 0):
+    if value is not None and (dtype != "uint8" or value == 0):  # -9999 is no value of bytes
         expected = expected.rio.write_nodata(np.dtype(dtype).type(value))
     if crs is not None:
         expected = expected.rio.write_crs(crs)
@@ -217,7 +217,6 @@ def test_an_image_is_what_rioxarray_makes_step_by_step(dtype, crs, transform, no
             x, y = affine.c + (np.arange(4) + 0.5) * affine.a, affine.f + (np.arange(3) + 0.5) * affine.e
             expected = expected.assign_coords(x=x, y=y)
         expected = expected.rio.write_transform(affine)
-    nodata = None if dtype == "uint8" and value != 0 else nodata
     pattern = _pattern(2, dtype, nodata, crs, "store", georeferenced=transform is not None)
     for _ in range(2):
         image = _build_image(pixels, transform, pattern)

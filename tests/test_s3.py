@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import boto3
 import numpy as np
 import pytest
+import xarray as xr
 
 import vedastore as vs
 from tests.builders import assert_store_ok, make_release
@@ -148,6 +149,8 @@ def test_options_are_those_of_s3fs(s3, archive, monkeypatch):
         monkeypatch.delenv(name)
     collection = vs.convert(archive, url("r.zarr"), storage_options=options)
     assert len(vs.open(url("r.zarr"), storage_options=options).samples) == len(collection) == 12
+    dataset = xr.open_dataset(url("r.zarr"), engine="vedastore", storage_options=options)
+    np.testing.assert_array_equal(dataset.image[:1], collection[:1].to_xarray().image)
     assert "secret" not in repr(collection)
     with pytest.raises(vs.errors.UsageError, match="local paths"):
         vs.open("r.zarr", storage_options=options)

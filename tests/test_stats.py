@@ -1,5 +1,7 @@
 """Statistics: NumPy on the pixels of the TIFF files is the referee."""
 
+import threading
+
 import numpy as np
 import pyproj
 import pytest
@@ -101,6 +103,20 @@ def test_chunks_and_workers_change_nothing(tmp_path, dtype, monkeypatch):
         assert_bands(found, chips)
         assert found.bands[0].percentiles == whole.bands[0].percentiles
     assert_bands(collection[2:7:2].stats(percentiles=PERCENTS), chips[2:7:2])
+
+
+@pytest.mark.parametrize("measure", ["_measure_block", "_refine_block"])
+def test_blocks_are_measured_at_once_however_large(tmp_path, measure, monkeypatch):
+    collection = collection_of(tmp_path, random_chips("float32", 4, (13, 8, 8)))  # up to 7 MiB of counts a band
+    meet, work = threading.Barrier(2), getattr(passes, measure)
+
+    def wait(*args, **kwargs):
+        meet.wait(30)  # the other one has to come before this one ends
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr(passes, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(passes, measure, wait)
+    assert collection.stats(workers=2).samples == 4
 
 
 def test_images_of_several_sizes_and_types(tmp_path):

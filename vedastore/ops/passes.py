@@ -10,15 +10,18 @@ import numpy as np
 
 from vedastore.ops import moments
 from vedastore.ops.moments import Band, Moments, Search
+from vedastore.ops.workers import IN_FLIGHT_BYTES
 from vedastore.spec.nodata import parse_nodata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vedastore.spec.root import Bucket
     from vedastore.store.snapshot import Snapshot
 
-_BLOCK_BYTES: Final = 16 * 2**20
+_BLOCK_BYTES: Final = 4 * 2**20
+_BLOCKS_AT_ONCE: Final = 4
+"""So many blocks are in flight however much each takes."""
 _DIGITS_BYTES: Final = 8 * 2**moments.DIGIT_BITS
 """What the counts of one digit take."""
 
@@ -140,10 +143,10 @@ class Passes:
     def _pass(self, measure: Callable[..., Any], digits: int = 1) -> Iterator[Any]:
         """Measure every block; ``digits`` are those that are counted of each band."""
         found_bytes = self._bands * digits * _DIGITS_BYTES
-        sized: Iterable[tuple[Block, int]] = (
-            (b, len(b.rows) * self._size[b.bucket] + found_bytes) for b in self._blocks
-        )
-        for block, found in zip(self._blocks, self._run(partial(measure, snapshot=self._snapshot), sized), strict=True):
+        sized = [(b, len(b.rows) * self._size[b.bucket] + found_bytes) for b in self._blocks]
+        limit_bytes = max(IN_FLIGHT_BYTES, _BLOCKS_AT_ONCE * max(size for _, size in sized))
+        results = self._run(partial(measure, snapshot=self._snapshot), sized, limit_bytes)
+        for block, found in zip(self._blocks, results, strict=True):
             self._done += len(block.rows)
             self._report(self._done, self._total)
             yield found

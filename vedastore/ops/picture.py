@@ -202,7 +202,8 @@ def _draw_objects(axes: Any, counts: dict[int, int]) -> None:
     axes.set_title("objects per sample")
     axes.set_xlabel("objects" if width == 1 else f"objects, {width:,} to a bar")
     axes.set_ylabel("samples")
-    _few_ticks(axes.xaxis)
+    for axis in (axes.xaxis, axes.yaxis):
+        _few_ticks(axis)
 
 
 def _draw_map(axes: Any, shapes: Any, splits: Sequence[str], groups: Sequence[_Group]) -> None:

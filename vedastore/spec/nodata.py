@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-_FLOAT_LIMIT: Final = 2**1023
-
 
 def parse_nodata(text: str | None, dtype: str) -> Any:
-    """Return a TIFF's nodata text as a value of the image's type, or as a float where that type has no such value."""
+    """Return a TIFF's nodata text as a value of the image's type; None where that type has no such value.
+
+    >>> parse_nodata("255.0", "uint8"), parse_nodata("-9999", "uint8"), parse_nodata("nan", "float32")
+    (np.uint8(255), None, np.float32(nan))
+    """
     if text is None:
         return None
     kind = np.dtype(dtype)
     try:
-        number = int(text) if kind.kind in "iu" else float(text)
-        if kind.kind in "iu" and not np.iinfo(kind).min <= number <= np.iinfo(kind).max:
-            return float(number) if abs(number) < _FLOAT_LIMIT else None
-        return kind.type(number) if kind.kind in "iuf" else number
+        if kind.kind in "iu":
+            number = _parse_whole(text)
+            within = number is not None and np.iinfo(kind).min <= number <= np.iinfo(kind).max
+            return kind.type(number) if within else None
+        with np.errstate(over="ignore"):
+            return kind.type(float(text))
     except ValueError:
-        try:
-            value = float(text)
-        except ValueError:
-            return None
-        return None if math.isinf(value) and kind.kind in "iu" else value
+        return None
+
+
+def _parse_whole(text: str) -> int | None:
+    try:
+        return int(text)  # no double has all numbers of 64 bits
+    except ValueError:
+        number = float(text)
+        return int(number) if number.is_integer() else None

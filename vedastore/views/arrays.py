@@ -37,6 +37,8 @@ class Arrays:
 
         Coordinates are ``id``, ``split`` and ``transform`` (sample, affine), the six numbers a to f of each image, and
         the columns that :meth:`Collection.assign` added; where these have no value, a text is empty and a number NaN.
+        The CRS that all samples share is under ``.rio`` (``spatial_ref``); where they have several, ``crs`` (sample)
+        tells each one's. ``.rio.transform()`` knows none of the transforms: ``Sample.image`` is an image in its place.
         With ``labels``, there is what the task's labels say:
 
         ============================  ====================================================================

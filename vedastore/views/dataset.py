@@ -26,6 +26,7 @@ _CRS = re.compile(r"EPSG:[0-9]{1,9}\Z|[A-Z][A-Z0-9_]*\[")
 _ID = {"long_name": "id of the sample"}
 _SPLIT = {"long_name": "split of the sample, empty for none"}
 _TRANSFORM = {"long_name": "from pixels to the CRS: x = a * column + b * row + c, y = d * column + e * row + f"}
+_CRS_OF_EACH = {"long_name": "CRS of the sample, empty for none"}
 _COLUMNS = ("id", "position", "bucket", "row", "split", "crs", "transform", "nodata", "classes", "objects")
 
 
@@ -48,7 +49,7 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
         "id": ("sample", np.array(table.column("id").to_pylist(), dtype=object), _ID),
         "split": ("sample", _column_values(table.column("split")), _SPLIT),
         "transform": (("sample", "affine"), _transforms(table.column("transform")), _TRANSFORM),
-        "affine": ("affine", list("abcdef")),
+        "affine": ("affine", np.array([*"abcdef"], dtype=object)),
         **{name: ("sample", _column_values(table.column(name))) for name in added},
     }
     data: dict[str, Any] = {"image": (DIMENSIONS, image, {"long_name": "pixel values as stored", "units": "1"})}
@@ -64,9 +65,11 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
             data["mask"] = build_masks(snapshot, table, spec, lengths)
         else:
             data |= _lazy_boxes(snapshot, table, lengths)
-            coords["edge"] = ("edge", list(EDGES))
-    dataset = xr.Dataset(data, coords, _attributes(snapshot))
+            coords["edge"] = ("edge", np.array(EDGES, dtype=object))
     nodata, crs = (table.column(name).unique().to_pylist() for name in ("nodata", "crs"))
+    if len(crs) > 1:
+        coords["crs"] = ("sample", _column_values(table.column("crs")), _CRS_OF_EACH)
+    dataset = xr.Dataset(data, coords, _attributes(snapshot))
     if len(nodata) == 1 and (value := parse_nodata(nodata[0], spec.dtype)) is not None:
         dataset["image"].attrs["_FillValue"] = value
     return write_crs(dataset, crs[0], snapshot.objects.url) if len(crs) == 1 else dataset
@@ -270,7 +273,8 @@ def _lazy_labels(
     from dask.base import tokenize
 
     positions = table.column("position").to_numpy()
-    token = tokenize(snapshot.objects.url, snapshot.root.write_id, positions, shape, how)
+    # Versions of one root may differ in their labels: arrays of one name are one array to Dask.
+    token = tokenize(snapshot.objects.url, snapshot.root.write_id, snapshot.version.version, positions, shape, how)
     return da.map_blocks(
         _read_labels,
         da.from_array(positions, chunks=(lengths,)),
@@ -295,9 +299,12 @@ def _read_block(rows: np.ndarray[Any, Any], snapshot: Snapshot, bucket: str) -> 
 
 def _column_values(column: Any) -> np.ndarray[Any, Any]:
     """Return a column of texts or numbers; for those that are missing there is an empty text, or NaN."""
+    values: np.ndarray[Any, Any]
     if str(column.type) == "string":
-        return np.array(column.fill_null("").to_pylist(), dtype=object)
-    values: np.ndarray[Any, Any] = (column.cast("double") if column.null_count else column).to_numpy()
+        texts = column.fill_null("").combine_chunks().dictionary_encode()  # samples of one text share it
+        values = np.array(texts.dictionary.to_pylist(), dtype=object)[texts.indices.to_numpy()]
+    else:
+        values = (column.cast("double") if column.null_count else column).to_numpy()
     return values
 
 

@@ -51,35 +51,36 @@ def _facts(facts: Mapping[str, object]) -> str:
 
 def _picture(sample: Sample) -> str:
     try:
-        pixels = sample.pixels
+        image = sample.image
     except StoreError as error:
         return f"<p>{escape(str(error))}</p>"
-    code = base64.b64encode(thumbnail(pixels)).decode()
+    code = base64.b64encode(thumbnail(image.values, image.attrs.get("_FillValue"))).decode()
     return f'<img alt="{escape(sample.id)}" src="data:image/png;base64,{code}">'
 
 
-def thumbnail(pixels: np.ndarray[Any, Any]) -> bytes:
+def thumbnail(pixels: np.ndarray[Any, Any], nodata: Any = None) -> bytes:
     """Return a PNG of pixels (band, y, x): red, green and blue of the first three bands, or grey of the first one.
 
-    Every n-th pixel is shown, and values from the 2nd to the 98th percentile from black to white.
+    Every n-th pixel is shown, and values from the 2nd to the 98th percentile from black to white; nodata and what is
+    not finite is black.
     """
     import imagecodecs
 
     step = max(1, -(-max(pixels.shape[1:]) // SIDE_PX))
     shown = pixels[: _RGB if len(pixels) >= _RGB else 1, ::step, ::step]
-    grey = np.stack([_stretch(np.abs(band) if band.dtype.kind == "c" else band) for band in shown])
+    grey = np.stack([_stretch(band, nodata) for band in shown])
     picture = np.moveaxis(grey, 0, -1) if len(grey) == _RGB else grey[0]
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(picture)))
 
 
-def _stretch(band: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return a band as 0 to 255; what is not finite is black."""
-    finite = np.isfinite(band)
-    values = np.where(finite, band, 0).astype("f8")
-    if not finite.any():
-        return np.zeros(band.shape, "u1")
-    low, high = np.percentile(values[finite], _STRETCH)
-    if not 0 < high - low < np.inf:
-        return np.where(values > 0, 127, 0).astype("u1")
-    grey: np.ndarray[Any, np.dtype[np.uint8]] = (np.clip((values - low) / (high - low), 0, 1) * 255).astype("u1")
+def _stretch(band: np.ndarray[Any, Any], nodata: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a band as 0 to 255."""
+    shown = np.isfinite(band) if nodata is None else np.isfinite(band) & (band != nodata)
+    grey = np.zeros(band.shape, "u1")
+    values = (np.abs(band) if band.dtype.kind == "c" else band)[shown].astype("f8")
+    if not len(values):
+        return grey
+    low, high = np.percentile(values, _STRETCH)
+    is_flat = not 0 < high - low < np.inf
+    grey[shown] = np.where(values > 0, 127, 0) if is_flat else np.clip((values - low) / (high - low), 0, 1) * 255
     return grey

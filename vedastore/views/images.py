@@ -167,6 +167,4 @@ def by_bucket(names: Sequence[str]) -> Iterator[tuple[str, Array]]:
 def _fills(nodata: Sequence[str | None], dtype: str) -> Array:
     """Return what fills the room around each sample, (sample, 1, 1, 1): its nodata, or 0 where its type has none."""
     found = {text: parse_nodata(text, dtype) for text in set(nodata)}
-    integers = np.dtype(dtype).kind in "iu"
-    values = {t: 0 if v is None or (integers and isinstance(v, float)) else v for t, v in found.items()}
-    return np.array([values[text] for text in nodata], dtype).reshape(-1, 1, 1, 1)
+    return np.array([0 if found[text] is None else found[text] for text in nodata], dtype).reshape(-1, 1, 1, 1)

@@ -45,5 +45,6 @@ def hot_array(snapshot: Snapshot, positions: Any) -> xr.DataArray:
 
     table, classes = snapshot.table("samples").read_rows(positions, ["id", "classes"]), snapshot.version.classes
     hot = da.from_array(multi_hot(table.column("classes").to_pylist(), classes))
-    coords = {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object)), "class": list(classes)}
+    ids, names = (np.array(texts, dtype=object) for texts in (table.column("id").to_pylist(), classes))
+    coords = {"id": ("sample", ids), "class": ("class", names)}
     return xr.DataArray(hot, coords, ("sample", "class"), name="label")

@@ -208,12 +208,13 @@ def plan_drawing(
     UsageError
         When the scale gives no whole number of pixels, or the order is not one of all classes.
     """
+    scale = scale.item() if isinstance(scale, np.number) else scale
     shape = [scaled_size(side, scale) if isinstance(scale, int | float) else None for side in size]
     if None in shape:
         told = f"a scale of {scale} makes no whole number of pixels of {size[0]} x {size[1]}"
         raise UsageError(told, hint="a power of 2 does for most sizes")
     names = list(classes) if order is None else list(order) if np.iterable(order) else []
-    if len(names) != len(classes) or set(names) != set(classes):
+    if len(names) != len(classes) or not all(name in names for name in classes):
         hint = f"name each once: {', '.join(classes)}"
         raise UsageError("order= has not just the classes of the collection, the topmost last", hint=hint)
     height = {name: index for index, name in enumerate(names)}
@@ -222,7 +223,7 @@ def plan_drawing(
     dtype = next(kind for kind in ("uint8", "uint16", "uint32") if largest <= np.iinfo(kind).max)
     if instances:
         dtype = max(dtype, "uint16", key=lambda kind: np.dtype(kind).itemsize)
-    return Drawing((shape[0] or 0, shape[1] or 0), dtype, rank, instances, scale)
+    return Drawing((shape[0] or 0, shape[1] or 0), dtype, rank, instances, float(scale))
 
 
 def draw_masks(
