@@ -29,7 +29,7 @@ def parse_shape(value: Any) -> BaseGeometry:
     import shapely
 
     try:
-        shape: BaseGeometry | None = value if isinstance(value, shapely.Geometry) else _read_shape(value)
+        shape: Any = value if isinstance(value, shapely.Geometry) else _read_shape(value)
     except (TypeError, ValueError, AttributeError, RuntimeError, shapely.errors.ShapelyError) as error:
         raise UsageError(f"{type(value).__name__} is no geometry: {error}", hint=_HINT) from None
     if shape is None or shape.is_empty or not np.isfinite(shapely.get_coordinates(shape)).all():
