@@ -27,9 +27,10 @@ def parse_shape(value: Any) -> BaseGeometry:
         When it is none of them, has no point, or coordinates that are no numbers.
     """
     import shapely
+    from shapely.geometry.base import BaseGeometry
 
     try:
-        shape: Any = value if isinstance(value, shapely.Geometry) else _read_shape(value)
+        shape = value if isinstance(value, BaseGeometry) else _read_shape(value)
     except (TypeError, ValueError, AttributeError, RuntimeError, shapely.errors.ShapelyError) as error:
         raise UsageError(f"{type(value).__name__} is no geometry: {error}", hint=_HINT) from None
     if shape is None or shape.is_empty or not np.isfinite(shapely.get_coordinates(shape)).all():
