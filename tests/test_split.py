@@ -167,6 +167,8 @@ def test_a_selection_is_split_and_others_keep_theirs(collection):
         given.split(given={first[39].id: "mine"})
     with pytest.raises(ConflictError):
         found.split()
+    with pytest.raises(UsageError, match="no sample in the selection"):
+        given[:0].split()
 
 
 def test_split_on_the_command_line(collection):

@@ -292,7 +292,7 @@ class Collection(Arrays):
         Raises
         ------
         UsageError
-            When the shares do not add up to 100, or options make no sense, alone or together.
+            When the shares do not add up to 100, options make no sense, alone or together, or there are no samples.
         SampleNotFoundError
             When ``given`` names an id of no sample of this collection.
         ConflictError
