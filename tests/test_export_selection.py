@@ -250,6 +250,24 @@ def test_features_of_samples_that_were_skipped(tmp_path):
     assert [f["properties"]["id"] for f in json.loads(found[BOUNDS])["features"]] == ["0", "3"]
 
 
+def test_ids_that_are_numbers_of_another_kind(tmp_path):
+    """Features numbered from 1, in the order of samples named from 0: they are those whose footprints they have."""
+    release = make_release(5)
+    places = footprints(release).values()
+    numbered = [{"id": number, **feature(place)} for number, place in enumerate(places, 1)]
+    collection = store_of(with_bounds(release, {"type": "FeatureCollection", "features": numbered}), tmp_path)
+    _, bounds = check_smaller(collection, collection.select(ids=["1", "3"]), release, tmp_path)
+    assert [f["id"] for f in bounds["features"]] == [2, 4]
+
+
+def test_samples_without_a_place_need_no_feature(tmp_path):
+    release = make_release(4, georeferenced=False, task="classification")
+    release.members[f"{TOP}/labels/2.json"] = b'{"geometry": null, "properties": {"label": {"car": 1}}}'
+    with_bounds(release, by_id(release, ["3", "1", "0"]))
+    found, _ = exported(store_of(release, tmp_path)[1:], tmp_path)
+    assert [f["properties"]["id"] for f in json.loads(found[BOUNDS])["features"]] == ["3", "1"]
+
+
 def test_samples_without_a_place(tmp_path):
     release = make_release(4, georeferenced=False, task="classification")
     release.members[f"{TOP}/labels/2.json"] = b'{"geometry": null, "properties": {"label": {"car": 1}}}'

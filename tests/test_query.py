@@ -8,6 +8,7 @@ import pytest
 import vedastore as vs
 from tests.builders import make_release
 from tests.test_docs import run_cli
+from vedastore.views import collection as collection_views
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,22 @@ def test_lines_and_footprints(store, tmp_path):
     wanted = vs.open(store).select(classes="car").samples
     assert frame.id.tolist() == wanted.id.tolist()
     assert frame.geometry.geom_equals(wanted.geometry.reset_index(drop=True)).all()
+
+
+@pytest.mark.parametrize("form", ["--json", "--geojson", "--csv", "--quiet"])
+@pytest.mark.parametrize("where", ["true", "false"])
+def test_rows_are_read_some_at_a_time(store, monkeypatch, form, where):
+    """And what is printed does not tell."""
+    sizes = []
+    frame = collection_views.sample_frame
+    monkeypatch.setattr(collection_views, "sample_frame", lambda s, p: sizes.append(len(p)) or frame(s, p))
+    whole = run_cli(["query", store, form, "--where", where])
+    monkeypatch.setattr("vedastore.cli.stores._TOGETHER", 4)
+    assert run_cli(["query", store, form, "--where", where]) == whole
+    assert sizes == ([15, 4, 4, 4, 3] if where == "true" else [])
+    if "json" in form:
+        found = json.loads(whole[1])
+        assert len(found["samples" if form == "--json" else "features"]) == (15 if where == "true" else 0)
 
 
 @pytest.mark.parametrize(

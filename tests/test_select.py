@@ -166,6 +166,16 @@ def test_shapes(collection, frame, place, kind):
     assert ids(collection.select(intersects=given_)) == known.id[hit].tolist()
 
 
+def test_tables_of_shapes(collection, frame):
+    """Those of a collection too, whose columns hold lists; what is in metres is brought to degrees."""
+    place = shapely.box(20, 10, 60, 50)
+    found = collection.select(intersects=place)
+    assert set(ids(found)) <= set(ids(collection.select(intersects=found.samples)))
+    metres = geopandas.GeoSeries([None, place], crs="EPSG:4326").to_crs("EPSG:3857")
+    assert len(found)
+    assert ids(collection.select(intersects=metres)) == ids(found)
+
+
 def test_a_shape_is_more_than_its_box(collection, frame):
     line = shapely.LineString([(-170, -70), (170, 70)]).buffer(3)
     found = collection.select(intersects=line)
@@ -355,6 +365,8 @@ def test_what_a_selection_gives(collection, frame):
         {"intersects": 7},
         {"intersects": "POINT (1 1)"},
         {"intersects": {}},
+        {"intersects": geopandas.GeoDataFrame({"a": [1]})},
+        {"intersects": geopandas.GeoSeries([None], crs="EPSG:32616")},
         {"intersects": {"type": "Point"}},
         {"intersects": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}},
         {"intersects": shapely.Point()},

@@ -109,6 +109,12 @@ def test_shares_that_make_no_sense(collection, shares):
     assert vs.open(collection.store).versions == ("1.0.1",)
 
 
+def test_numbers_of_numpy_are_numbers(collection):
+    found = collection.split(np.int64(50), np.float32(30), np.float64(20), np.int8(3), by="place", block=np.float32(1))
+    again = found.split(50, 30, 20, 3, by="place", block=1)
+    assert found.samples.split.tolist() == again.samples.split.tolist()
+
+
 def test_splits_that_are_given(collection):
     given = {s.id: ("train", "held out")[n % 2] for n, s in enumerate(collection) if n < 30}
     found = collection.split(given=given)
@@ -161,6 +167,8 @@ def test_a_selection_is_split_and_others_keep_theirs(collection):
         given.split(given={first[39].id: "mine"})
     with pytest.raises(ConflictError):
         found.split()
+    with pytest.raises(UsageError, match="no sample in the selection"):
+        given[:0].split()
 
 
 def test_split_on_the_command_line(collection):
@@ -236,6 +244,7 @@ def test_the_same_place_is_of_the_same_split(tmp_path):
         {"by": "place", "block": "a"},
         {"by": "place", "block": 1e-300},
         {"by": "class"},
+        {"by": ["id"]},
         {"by": "place", "block": 0},
         {"by": "place", "block": float("nan")},
         {"block": 1.0},
@@ -476,3 +485,13 @@ def test_boxes_that_touch(numbers):
         near = [not (o[0] > box[2] or o[2] < box[0] or o[1] > box[3] or o[3] < box[1]) for o in turned]
         wanted.append(any(near))
     assert found.tolist() == wanted
+
+
+def test_boxes_of_one_place_are_searched_once(monkeypatch):
+    """Chips of one place and many dates: a search among boxes that are all alike would take quadratic time."""
+    sizes = []
+    tree = shapely.STRtree
+    monkeypatch.setattr(shapely, "STRtree", lambda boxes: sizes.append(len(boxes)) or tree(boxes))
+    boxes = np.tile([[10.0, 50, 10.01, 50.01], [20, 50, 20.01, 50.01]], (50, 1))
+    assert touching(boxes, boxes[::2]).tolist() == [True, False] * 50
+    assert sizes == [1]

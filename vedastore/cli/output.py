@@ -11,7 +11,7 @@ from vedastore.errors import UsageError, VedastoreError, escape
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vedastore.model import Finding
 
@@ -26,6 +26,14 @@ def tell(options: argparse.Namespace, document: dict[str, Any], *lines: str) -> 
     elif not options.quiet:
         for line in (part for text in lines for part in text.split("\n")):
             print(escape(line))
+
+
+def tell_rows(document: dict[str, Any], name: str, rows: Iterable[Any]) -> None:
+    """Print a JSON document that ends with a list of many things, one a line: nothing before all have been found."""
+    texts = [json.dumps(row, default=_plain) for row in rows]
+    print(f'{json.dumps(document)[:-1]}, "{name}": [')
+    print(*texts, sep=",\n")
+    print("]}")
 
 
 def tell_sarif(findings: Sequence[Finding], release: str, places: dict[str, dict[str, str]]) -> None:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from vedastore.cli.output import FINDINGS, open_client, open_progress, placed, plural, size_text, tell
+from vedastore.cli.output import FINDINGS, open_client, open_progress, placed, plural, size_text, tell, tell_rows
 from vedastore.cli.selection import choose
 from vedastore.errors import UsageError, escape
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
+    import geopandas as gpd
+
+    from vedastore.views.collection import Collection
+
+_TOGETHER = 2**14
+"""Rows that are read at once: only their text is kept."""
 _SHOWN = ("id", "position", "split", "classes", "objects", "flags", "geometry")
 _COORDS = {"pixel": "pixels", "geographic": "degrees"}
 
@@ -78,24 +86,38 @@ def query(options: argparse.Namespace) -> int:
         raise UsageError("there are two forms of output", hint="choose --json, --geojson or --csv")
     collection = open_collection(options.store, options.version)
     found = choose(collection, options)
-    frame = found.samples
-    values = frame[["split", *found.columns]].astype(object)  # JSON has neither NaN nor infinity
-    frame = frame.assign(**values.where(values.notna() & ~values.isin([math.inf, -math.inf]), None))
+    parts = (_frame(found[start : start + _TOGETHER]) for start in range(0, len(found), _TOGETHER))
     if options.geojson:
-        frame = frame[[*_SHOWN, *found.columns]]
-        frame = frame.assign(**{name: [list(v) for v in frame[name]] for name in ("classes", "flags")})
-        print(frame.to_json(drop_id=True))
+        tell_rows({"type": "FeatureCollection"}, "features", chain.from_iterable(map(_features, parts)))
         return 0
     if options.csv:
-        sys.stdout.writelines(dump_splits(frame[["id", "split"]].itertuples(index=False)))
+        pairs = (pair for part in parts for pair in part[["id", "split"]].itertuples(index=False))
+        sys.stdout.writelines([*dump_splits(pairs)])
         return 0
-    rows = frame[["id", "classes", "objects", "split", *found.columns]].to_dict("records")
-    samples = [{**row, "classes": list(row["classes"])} for row in rows]
-    lines = (
-        f"{s['id']}  {s['split'] or '-'}  {plural(s['objects'], 'object')}  {', '.join(s['classes'])}" for s in samples
+    rows = (
+        row for part in parts for row in part[["id", "classes", "objects", "split", *found.columns]].to_dict("records")
     )
-    tell(options, {"store": options.store, "count": len(samples), "of": len(collection), "samples": samples}, *lines)
+    if options.json:
+        tell_rows({"store": options.store, "count": len(found), "of": len(collection)}, "samples", rows)
+        return 0
+    lines = (
+        f"{r['id']}  {r['split'] or '-'}  {plural(r['objects'], 'object')}  {', '.join(r['classes'])}" for r in rows
+    )
+    tell(options, {}, *lines)
     return 0
+
+
+def _frame(part: Collection) -> gpd.GeoDataFrame:
+    """Return the table of some samples as JSON can hold it."""
+    frame = part.samples
+    values = frame[["split", *part.columns]].astype(object)  # JSON has neither NaN nor infinity
+    lists = {name: [list(v) for v in frame[name]] for name in ("classes", "flags")}
+    values = values.where(values.notna() & ~values.isin([math.inf, -math.inf]), None)
+    return frame.assign(**values, **lists)[[*_SHOWN, *part.columns]]
+
+
+def _features(frame: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
+    return frame.iterfeatures(na="null", drop_id=True)  # type: ignore[no-any-return]
 
 
 def stats(options: argparse.Namespace) -> int:

@@ -19,22 +19,32 @@ _HINT = "give a shapely geometry, or GeoJSON as a dictionary, in degrees of long
 def parse_shape(value: Any) -> BaseGeometry:
     """Return the shape of a shapely geometry, of GeoJSON, or of what has a ``__geo_interface__``.
 
+    Tables of geopandas are brought to longitude and latitude where they say that they are in another CRS.
+
     Raises
     ------
     UsageError
         When it is none of them, has no point, or coordinates that are no numbers.
     """
     import shapely
+    from shapely.geometry.base import BaseGeometry
 
-    shape: BaseGeometry | None = value
-    if not isinstance(value, shapely.Geometry):
-        try:
-            shape = shapely.from_geojson(json.dumps(getattr(value, "__geo_interface__", value)))
-        except (TypeError, ValueError, RecursionError, shapely.errors.ShapelyError) as error:
-            raise UsageError(f"{type(value).__name__} is no geometry: {error}", hint=_HINT) from None
+    try:
+        shape = value if isinstance(value, BaseGeometry) else _read_shape(value)
+    except (TypeError, ValueError, AttributeError, RuntimeError, shapely.errors.ShapelyError) as error:
+        raise UsageError(f"{type(value).__name__} is no geometry: {error}", hint=_HINT) from None
     if shape is None or shape.is_empty or not np.isfinite(shapely.get_coordinates(shape)).all():
         raise UsageError("the geometry has no point, or coordinates that are no numbers", hint=_HINT)
     return shape
+
+
+def _read_shape(value: Any) -> Any:
+    import shapely
+
+    if not hasattr(value, "to_crs"):
+        return shapely.from_geojson(json.dumps(getattr(value, "__geo_interface__", value)))
+    shapes = value.geometry if value.crs is None else value.geometry.to_crs("EPSG:4326")
+    return shapely.GeometryCollection([shape for shape in shapes if shape is not None])
 
 
 def intersects(shapes: Any, shape: BaseGeometry) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -43,7 +44,7 @@ class SplitOptions:
     duplicates: bool | int | None = None
 
     def __post_init__(self) -> None:
-        if self.by not in {"id", "place"}:
+        if self.by not in ("id", "place"):  # not a set: what cannot be hashed is refused as well
             raise UsageError(f"a split is by id or by place, not by {self.by!r}")
         if self.by != "place" and (self.block is not None or self.buffer != 0):
             raise UsageError("blocks and a buffer belong to a split by place", hint="add by='place' or --by place")
@@ -55,7 +56,7 @@ class SplitOptions:
             raise UsageError(f"a buffer of {self.buffer} degrees makes no sense", hint="give a distance in degrees")
         if not isinstance(self.stratify, bool):
             raise UsageError(f"stratify is {self.stratify!r}, which is neither True nor False")
-        if not isinstance(self.duplicates, bool | None) and not _is_number(self.duplicates, 0, BITS_APART, int):
+        if not isinstance(self.duplicates, bool | None) and not _is_number(self.duplicates, 0, BITS_APART, Integral):
             hint = f"give True, or a whole number of bits from 0 to {BITS_APART}"
             raise UsageError(f"duplicates is {self.duplicates!r}", hint=hint)
 
@@ -67,7 +68,7 @@ class SplitOptions:
         return DEFAULT_BITS if self.duplicates is True else operator.index(self.duplicates)
 
 
-def _is_number(value: object, least: float, most: float, kind: Any = int | float) -> bool:
+def _is_number(value: object, least: float, most: float, kind: Any = Real) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
 
 

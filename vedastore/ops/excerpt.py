@@ -143,31 +143,37 @@ def _text() -> Any:
 
 
 def _features_of(snapshot: Snapshot, positions: Positions, found: _Features) -> Any:
-    """Return which features are those of some samples: by their ids, or by their order; None where neither is so."""
+    """Return which features are those of some samples: by their ids, or by their order; None where neither is so.
+
+    Ids may be numbers that mean something else. Order counts more where it fits the footprints, and ids do not.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if len(found.spans) < len(positions) or len(found.spans) == 1:
+    if len(found.spans) < 2:  # noqa: PLR2004 - one is around all samples
         return None
-    names = pa.chunked_array(snapshot.lookup.id_parts(positions), _text())
-    at = pc.index_in(pa.chunked_array(found.ids), value_set=names)
-    if pc.count_distinct(at).as_py() == len(positions):
-        return at.is_valid().to_numpy()
-    if len(found.spans) == snapshot.version.samples and _is_ordered(snapshot, positions, found.boxes[positions]):
-        return positions
-    return None
+    names, ids = pa.chunked_array(snapshot.lookup.id_parts(positions), _text()), pa.chunked_array(found.ids)
+    first = pc.index_in(names, value_set=ids).fill_null(-1).to_numpy()
+    own = _read_boxes(snapshot, positions)
+    placed = ~np.isnan(own[:, 0])  # no other sample needs a feature
+    by_id = (first >= 0).any() and (first[placed] >= 0).all()
+    by_order = len(found.spans) == snapshot.version.samples and _are_same(found.boxes[positions], own)
+    if by_id and (not by_order or _are_same(found.boxes[first[placed]], own[placed])):
+        return pc.is_in(ids, value_set=names).to_numpy()
+    return positions if by_order else None
 
 
-def _is_ordered(snapshot: Snapshot, positions: Positions, boxes: Any) -> bool:
-    """Tell whether boxes (n, 4) are those around the footprints of samples."""
-    table, done = snapshot.table("samples"), 0
+def _read_boxes(snapshot: Snapshot, positions: Positions) -> Any:
+    """Return the boxes around the footprints of samples (n, 4), with the numbers that they have."""
+    table, boxes = snapshot.table("samples"), [np.empty((0, 4))]
     for part in table.split(positions):
         footprints = geometry.parse_wkb(table.read_rows(part, ["geometry"]).column(0).to_pylist())
-        own = geometry.bounds(footprints)
-        if not np.allclose(boxes[done : done + len(part)], own, rtol=0, atol=_SAME_DEGREES, equal_nan=True):
-            return False
-        done += len(part)
-    return True
+        boxes.append(geometry.bounds(footprints))
+    return np.concatenate(boxes)
+
+
+def _are_same(boxes: Any, others: Any) -> bool:
+    return np.allclose(boxes, others, rtol=0, atol=_SAME_DEGREES, equal_nan=True)
 
 
 def _left_out(snapshot: Snapshot, positions: Positions) -> Any:

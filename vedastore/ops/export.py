@@ -18,6 +18,7 @@ from vedastore.io.deflate import DEFAULT_LEVEL, LEVELS
 from vedastore.io.files import new_file
 from vedastore.ops.excerpt import Rewritten, plan_excerpt
 from vedastore.ops.rebuild import iter_rebuilt
+from vedastore.ops.select import require_samples
 from vedastore.ops.workers import count_workers, open_executor
 from vedastore.spec.places import local_path
 from vedastore.spec.release import import_request
@@ -137,9 +138,7 @@ def _check_target(snapshot: Snapshot, dest: str, level: int | None) -> bool:
 
 def _parse_positions(snapshot: Snapshot, positions: Positions) -> Positions | None:
     """Return positions in the order of the store; None for all of them."""
-    if not len(positions):
-        hint = "ask for less, or for what is there"
-        raise UsageError("there is no sample in the selection", where=snapshot.objects.url, hint=hint)
+    require_samples(snapshot, positions)
     return np.sort(positions) if len(positions) < snapshot.version.samples else None
 
 

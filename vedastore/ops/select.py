@@ -122,6 +122,13 @@ def find_bounds(snapshot: Snapshot, positions: Positions) -> Bbox | None:
     return west, south, east, north
 
 
+def require_samples(snapshot: Snapshot, positions: Positions) -> None:
+    """Refuse to write what a selection without samples comes to."""
+    if not len(positions):
+        hint = "ask for less, or for what is there"
+        raise UsageError("there is no sample in the selection", where=snapshot.objects.url, hint=hint)
+
+
 def _require_split(snapshot: Snapshot, name: str) -> None:
     """Refuse a split that no sample of the version has: most likely it is a slip."""
     if not snapshot.lookup.has_split(name):

@@ -8,6 +8,7 @@ import operator
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -42,7 +43,7 @@ class Shares:
         UsageError
             When they are no percentages, do not add up to 100, or the seed is no whole number.
         """
-        sound = all(type(share) in {int, float} and 0 <= share <= _WHOLE for share in shares.values())
+        sound = all(isinstance(s, Real) and not isinstance(s, bool) and 0 <= s <= _WHOLE for s in shares.values())
         if not sound or not math.isclose(sum(shares.values()), _WHOLE):
             told = ", ".join(f"{name} {share}" for name, share in shares.items())
             raise UsageError(f"the shares of the splits do not add up to 100: {told}", hint="give percentages")
@@ -51,7 +52,7 @@ class Shares:
         except TypeError:
             raise UsageError(f"the seed is {seed!r}", hint="give a whole number") from None
         names = tuple(name for name, share in shares.items() if share)
-        return Shares(names, tuple(shares[name] / _WHOLE for name in names), seed)
+        return Shares(names, tuple(float(shares[name]) / _WHOLE for name in names), seed)
 
     def place(self, name: str) -> float:
         """Return the place of a name from 0 to 1, which its hash and the seed decide."""

@@ -14,7 +14,7 @@ from vedastore.io.contact import unroll
 from vedastore.ops.allotment import Allotment, Facts, SplitOptions, allot
 from vedastore.ops.leaks import find_leaks
 from vedastore.ops.likeness import read_likeness
-from vedastore.ops.select import select
+from vedastore.ops.select import require_samples, select
 from vedastore.ops.shares import Shares
 from vedastore.store.revision import commit_columns
 
@@ -87,7 +87,7 @@ def split(
     Raises
     ------
     UsageError
-        When the shares are no percentages, or do not add up to 100.
+        When the shares are no percentages, or do not add up to 100, and for no samples.
     SampleNotFoundError
         When splits are given for ids of none of the samples.
     ConflictError
@@ -96,6 +96,8 @@ def split(
     import pyarrow as pa
 
     told = Shares.of(shares, seed)
+    if positions is not None:
+        require_samples(snapshot, positions)
     if given is not None and (options.by != "id" or options.stratify):
         raise UsageError("splits that are given are not made by place or class", hint="leave one of the two out")
     ids, boxes, before = _read_samples(snapshot)

@@ -199,9 +199,9 @@ class Collection(Arrays):
             box runs over the antimeridian; footprints there are found however their longitudes are written.
         intersects : geometry, optional
             Samples whose footprint has a point in common with a shape of shapely, GeoJSON as a dictionary, or anything
-            with a ``__geo_interface__``, in longitude and latitude. Its edges are straight between these numbers: let
-            longitudes go on past 180 where it runs over the antimeridian, or cut it there. A footprint around a pole
-            counts as its box.
+            with a ``__geo_interface__``, in longitude and latitude; a GeoDataFrame or GeoSeries may have another CRS.
+            Edges are straight between these numbers: let longitudes go on past 180 where it runs over the
+            antimeridian, or cut it there. A footprint around a pole counts as its box.
         split : str, optional
             Samples of this split; of none where it is an empty text.
         where : str, optional
@@ -292,7 +292,7 @@ class Collection(Arrays):
         Raises
         ------
         UsageError
-            When the shares do not add up to 100, or options make no sense, alone or together.
+            When the shares do not add up to 100, options make no sense, alone or together, or there are no samples.
         SampleNotFoundError
             When ``given`` names an id of no sample of this collection.
         ConflictError
