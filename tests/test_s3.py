@@ -3,17 +3,23 @@
 import filecmp
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import boto3
 import numpy as np
 import pytest
+import xarray as xr
 
 import vedastore as vs
 from tests.builders import assert_store_ok, make_release
 from tests.s3_server import BUCKET, FAST, Proxy, environment, moto_server
+from vedastore.io import remote
+from vedastore.io.s3 import PROBE, S3
+from vedastore.io.upload import PART_BYTES, Upload
 
 RELEASE = make_release(12)
 
@@ -23,6 +29,7 @@ def service():
     with moto_server() as target, Proxy(target) as proxy, pytest.MonkeyPatch.context() as patch:
         for name, value in environment(proxy.url).items():
             patch.setenv(name, value)
+        patch.setattr("s3fs.S3FileSystem.retries", 2)  # of its own repetitions, which pause before each
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield proxy
 
@@ -57,6 +64,22 @@ def download(prefix, target):
             path.parent.mkdir(parents=True, exist_ok=True)
             client.download_file(BUCKET, key, str(path))
     return target
+
+
+def in_child(function):
+    """Start a process that runs a function and ends with what it returns."""
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            status = function()
+        finally:
+            os._exit(status)
+    return child
+
+
+def status_of(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def url(key):
@@ -117,16 +140,26 @@ def test_neighbouring_chips_are_one_request(s3, archive):
     assert len(shards) == 1
 
 
+def test_few_requests_open_and_give_back(tmp_path, s3, archive):
+    vs.convert(archive, url("r.zarr"))
+    s3.clear()
+    collection = vs.open(url("r.zarr"))
+    assert [request.key for request in s3.requests] == ["r.zarr/zarr.json"]
+    collection.export(tmp_path / "r.tar.gz")
+    shards = [request for request in s3.requests if "/image/c/" in request.key]
+    assert len(shards) == 3  # how long it is, its index, all of its chips
+
+
 def test_other_processes_read(s3, archive):
     collection = vs.convert(archive, url("r.zarr"))
     want = int(collection[7].pixels.sum())
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)[7].pixels.sum())"
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(collection), capture_output=True, check=True)
     assert int(done.stdout) == want
-    child = os.fork()
-    if child == 0:
-        os._exit(int(collection[7].pixels.sum()) != want)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert status_of(in_child(lambda: int(collection[7].pixels.sum()) != want)) == 0
+    s3.clear()
+    assert int(collection[7].pixels.sum()) == want
+    assert len(s3.requests) == 1  # not repeated: the connection still works
 
 
 def test_the_command_line(tmp_path, s3, archive):
@@ -153,10 +186,64 @@ def test_options_are_those_of_s3fs(s3, archive, monkeypatch):
         vs.open("r.zarr", storage_options=options)
 
 
-@pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "s3://bucket", "s3://bucket/", "s3://bucket/a//b"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "gs://bucket/x",
+        "s3://",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3://bucket/a//b",
+        "s3://bucket//a",
+        Path("s3://bucket/a"),
+    ],
+)
 def test_places_that_are_none(place):
     with pytest.raises(vs.errors.UsageError):
         vs.open(place)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"endpoint_url": "nonsense"},
+        {"config_kwargs": {"nonsense": 1}},
+        {"client_kwargs": {"nonsense": 1}},
+        {"nonsense": 1},
+        "nonsense",
+    ],
+)
+def test_options_that_are_none(options):
+    with pytest.raises(vs.errors.UsageError, match=r"nonsense|mapping"):
+        vs.open(url("r.zarr"), storage_options=options)
+
+
+def test_who_pays_and_who_asks_is_told_with_every_request(tmp_path, s3, archive):
+    vs.convert(archive, url("r.zarr"))
+    s3.clear()
+    assert vs.open(url("r.zarr"), storage_options={"requester_pays": True}).export(tmp_path / "r.tar").samples == 12
+    assert {request.headers.get("x-amz-request-payer") for request in s3.requests} == {"requester"}
+    for key in keys():
+        boto3.client("s3").put_object_acl(Bucket=BUCKET, Key=key, ACL="public-read")
+    s3.clear()
+    assert vs.open(url("r.zarr"), storage_options={"anon": True})[0].pixels.any()
+    assert not any("Authorization" in request.headers for request in s3.requests)
+
+
+def test_xarray_takes_the_options(s3, archive, monkeypatch):
+    want = int(vs.convert(archive, url("r.zarr")).to_xarray().image.sum())
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    options = {"key": "tests", "secret": "tests", "endpoint_url": s3.url}
+    assert xr.open_dataset(url("r.zarr"), engine="vedastore", storage_options=options).image.sum() == want
+    assert "/" in xr.open_datatree(url("r.zarr"), engine="vedastore", storage_options=options).groups
+
+
+@pytest.mark.parametrize("name", ["a b+c%20d?e#f", "ü/日本&=;'~!*()"])
+def test_keys_may_have_any_characters(s3, archive, name):
+    boto3.client("s3").upload_file(str(archive), BUCKET, f"{name}.tar")
+    assert vs.convert(url(f"{name}.tar"), url(name)).samples.id.tolist() == vs.open(url(name)).samples.id.tolist()
+    assert f"{name}/zarr.json" in keys()
 
 
 # ------------------------------------------------------------------------------------------------------------- writers
@@ -167,6 +254,46 @@ def test_a_place_that_holds_other_things_is_left_alone(s3, archive):
     with pytest.raises(vs.errors.ConflictError, match="other objects"):
         vs.convert(archive, url("r.zarr"))
     assert keys() == ["r.zarr/notes.txt"]
+
+
+def test_what_consoles_and_killed_writers_leave_is_in_nobodys_way(s3, archive):
+    client = boto3.client("s3")
+    client.put_object(Bucket=BUCKET, Key="r.zarr/", Body=b"")  # a folder that was made by hand
+    client.put_object(Bucket=BUCKET, Key=f"r.zarr/{PROBE}0", Body=b"1")
+    assert len(vs.convert(archive, url("r.zarr"))) == 12
+
+
+def test_of_two_processes_one_wins_whole(tmp_path, s3, archive):
+    def attempt():
+        try:
+            vs.convert(archive, url("r.zarr"), storage_options={"endpoint_url": s3.url})  # which nobody has probed
+        except vs.errors.ConflictError:
+            return 4
+        return 0
+
+    children = [in_child(attempt) for _ in range(2)]
+    assert sorted(map(status_of, children)) == [0, 4]
+    assert_store_ok(download("r.zarr", tmp_path / "r.zarr"), RELEASE)
+
+
+@pytest.mark.parametrize("last", [".vedastore-incomplete", "image/c/0/0/0/0", "samples.parquet", "zarr.json"])
+def test_a_killed_writer_is_in_nobodys_way(tmp_path, s3, archive, last):
+    """It is killed when it has asked for one of its objects to be written; that one is not."""
+
+    def kill(_number, request):
+        if request.method == "PUT" and request.key.endswith(last):
+            os.kill(child, signal.SIGKILL)
+            return "drop"
+        return None
+
+    s3.fault = kill
+    child = in_child(lambda: len(vs.convert(archive, url("r.zarr"))))
+    assert status_of(child) == -signal.SIGKILL
+    s3.clear()
+    with pytest.raises(vs.errors.StoreError, match=r"no store|not finished"):
+        vs.open(url("r.zarr"))
+    assert vs.convert(archive, url("r.zarr")).verify(against=archive).ok
+    assert not any("incomplete" in key for key in keys())
 
 
 def test_of_many_writers_one_wins_whole(tmp_path, s3, archive):
@@ -231,6 +358,23 @@ def test_an_outcome_that_nobody_knows_is_told_and_nothing_is_removed(s3, archive
         vs.convert(archive, url("r.zarr"), storage_options=FAST)
     s3.clear()
     assert vs.open(url("r.zarr")).verify(against=archive).ok
+
+
+def test_a_write_that_is_under_way_all_the_time_may_be_our_own(s3, archive, monkeypatch):
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0)
+    s3.fault = lambda _n, request: 409 if request.method == "PUT" and request.key == "r.zarr/zarr.json" else None
+    with pytest.raises(vs.errors.UnknownOutcomeError, match="under way"):
+        vs.convert(archive, url("r.zarr"))
+    assert any(key.endswith("samples.parquet") for key in keys())  # it may be named any moment
+
+
+def test_parts_of_an_upload_are_alike(s3):
+    with Upload(S3(BUCKET, "big", {}), "") as upload:
+        for number in range(3):
+            upload.write(bytes([number]) * (7 * 2**20))
+        assert upload.complete() == 21 * 2**20
+    parts = [boto3.client("s3").head_object(Bucket=BUCKET, Key="big", PartNumber=n) for n in (1, 2, 3)]
+    assert [part["ContentLength"] for part in parts] == [PART_BYTES, PART_BYTES, 5 * 2**20]
 
 
 def sweep(s3, archive, tmp_path, steps):

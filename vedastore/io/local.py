@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,11 +99,14 @@ class LocalObjects:
             _sync_directory(path.parent)
         return size
 
-    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+    def read_tagged(self, key: str, most: int) -> tuple[bytes, str] | None:
         """Return an object with the SHA-256 of its bytes as tag."""
-        if self.size(key) is None:
+        size = self.size(key)
+        if size is None:
             return None
-        data = self.read(key)
+        if size > most:
+            raise StoreError(f"the object is too large, {size} bytes", where=f"{self.url}/{key}")
+        data = self.read(key, 0, size)
         return data, hashlib.sha256(data).hexdigest()
 
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
@@ -110,7 +114,7 @@ class LocalObjects:
         path = self.path / key
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with self._translated(key), self._locked():
-            current = self.read_tagged(key)
+            current = self.read_tagged(key, sys.maxsize)
             if (current[1] if current else None) != expected:
                 raise ConflictError("another writer was first", where=f"{self.url}/{key}", hint="run it again")
             try:

@@ -33,7 +33,7 @@ class Upload:
     def __init__(self, s3: S3, key: str) -> None:
         self._s3, self._key, self._owner = s3, key, uuid.uuid4().hex
         self._id, self._size = "", 0
-        self._parts: list[bytes] = []
+        self._parts: list[memoryview] = []
         self._part_bytes = 0
         self._sent: list[dict[str, Any]] = []
         self._pending: deque[Future[dict[str, Any]]] = deque()
@@ -54,12 +54,21 @@ class Upload:
 
     def write(self, data: bytes | memoryview) -> int:
         """Add bytes; waits while several parts are under way."""
-        self._parts.append(bytes(data))
-        self._part_bytes += len(data)
-        self._size += len(data)
-        if self._part_bytes >= PART_BYTES * (1 + len(self._sent) // _PARTS_ALIKE):
+        left = memoryview(bytes(data))
+        self._size += len(left)
+        while len(left) >= (room := self._room - self._part_bytes):
+            self._parts.append(left[:room])
             self._send()
+            left = left[room:]
+        if left:
+            self._parts.append(left)
+            self._part_bytes += len(left)
         return len(data)
+
+    @property
+    def _room(self) -> int:
+        """The bytes of the part that is being gathered: some services take parts of one size only."""
+        return PART_BYTES * (1 + (len(self._sent) + len(self._pending)) // _PARTS_ALIKE)
 
     def complete(self, *, overwrite: bool = True) -> int:
         """Make the object of the parts; return its bytes.
@@ -99,7 +108,7 @@ class Upload:
             raise UnknownOutcomeError(f"it may be written or not: {error.message}", where=where, hint=hint) from answer
         if found is not None and found.get("Metadata", {}).get(_OWNER) == self._owner:
             return
-        if answer.refused:
+        if answer.refused or answer.busy:
             hint = "use overwrite=True or --overwrite to replace it"
             raise ConflictError("another writer was first", where=where, hint=hint) from answer
         if answer.certain:

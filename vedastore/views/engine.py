@@ -13,7 +13,7 @@ from vedastore.store.commit import read_root
 from vedastore.views.stores import open as open_collection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import xarray as xr
 
@@ -26,7 +26,7 @@ class VedastoreBackend(BackendEntrypoint):
     description = "Labelled Earth-observation chips"
     supports_groups: ClassVar[bool] = True
     open_dataset_parameters: ClassVar[tuple[str, ...]] = (
-        *("filename_or_obj", "drop_variables", "version", "labels", "bucket"),
+        *("filename_or_obj", "drop_variables", "version", "labels", "bucket", "storage_options"),
     )
 
     def open_dataset(
@@ -37,6 +37,7 @@ class VedastoreBackend(BackendEntrypoint):
         version: str | None = None,
         labels: bool = True,
         bucket: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Return the Dataset of a version, the latest unless it is named.
 
@@ -45,7 +46,8 @@ class VedastoreBackend(BackendEntrypoint):
         StoreError, UsageError
             As ``vedastore.open`` and ``Collection.to_xarray``.
         """
-        return _prepare(_open(filename_or_obj, version).to_xarray(labels=labels, bucket=bucket), drop_variables)
+        collection = _open(filename_or_obj, version, storage_options)
+        return _prepare(collection.to_xarray(labels=labels, bucket=bucket), drop_variables)
 
     def open_datatree(
         self,
@@ -54,6 +56,7 @@ class VedastoreBackend(BackendEntrypoint):
         drop_variables: str | Iterable[str] | None = None,
         version: str | None = None,
         labels: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.DataTree:
         """Return the DataTree of a version, the latest unless it is named: one node a shape and type of images.
 
@@ -65,7 +68,11 @@ class VedastoreBackend(BackendEntrypoint):
         import xarray as xr
 
         groups = self.open_groups_as_dict(
-            filename_or_obj, drop_variables=drop_variables, version=version, labels=labels
+            filename_or_obj,
+            drop_variables=drop_variables,
+            version=version,
+            labels=labels,
+            storage_options=storage_options,
         )
         return xr.DataTree.from_dict(groups)
 
@@ -76,9 +83,10 @@ class VedastoreBackend(BackendEntrypoint):
         drop_variables: str | Iterable[str] | None = None,
         version: str | None = None,
         labels: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> dict[str, xr.Dataset]:
         """Return the Datasets of that DataTree by their paths."""
-        tree = _open(filename_or_obj, version).to_datatree(labels=labels)
+        tree = _open(filename_or_obj, version, storage_options).to_datatree(labels=labels)
         return {node.path: _prepare(node.to_dataset(), drop_variables) for node in tree.subtree}
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
@@ -91,10 +99,10 @@ class VedastoreBackend(BackendEntrypoint):
             return False
 
 
-def _open(place: Any, version: str | None) -> Collection:
+def _open(place: Any, version: str | None, storage_options: Mapping[str, Any] | None) -> Collection:
     if not isinstance(place, str | os.PathLike):
         raise UsageError(f"a store is a path, not {type(place).__name__}")
-    return open_collection(place, version)
+    return open_collection(place, version, storage_options)
 
 
 def _prepare(dataset: xr.Dataset, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
