@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import xarray as xr
 import vedastore as vs
 from tests.builders import assert_store_ok, make_release
 from tests.s3_server import BUCKET, FAST, Proxy, environment, moto_server
+from vedastore.exchange.release import ReleaseReader
 from vedastore.io import remote
 from vedastore.io.s3 import PROBE, S3
 from vedastore.io.upload import PART_BYTES, Upload
@@ -50,6 +52,13 @@ def s3(service):
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     return RELEASE.tar_gz(tmp_path_factory.mktemp("s3") / "r.tar.gz")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A local store whose export is more than one part."""
+    place = tmp_path_factory.mktemp("large")
+    return vs.convert(make_release(12, shape=(3, 512, 512)).tar(place / "r.tar"), place / "r.zarr")
 
 
 def keys():
@@ -244,6 +253,176 @@ def test_keys_may_have_any_characters(s3, archive, name):
     boto3.client("s3").upload_file(str(archive), BUCKET, f"{name}.tar")
     assert vs.convert(url(f"{name}.tar"), url(name)).samples.id.tolist() == vs.open(url(name)).samples.id.tolist()
     assert f"{name}/zarr.json" in keys()
+
+
+# -------------------------------------------------------------------------------------------------------------- exports
+
+
+def test_an_export_to_s3_has_the_bytes_of_a_local_one(tmp_path, s3, large):
+    collection = large
+    want = collection.export(tmp_path / "back.tar")
+    s3.clear()
+    report = collection.export(url("back.tar"))
+    assert (report.bytes, report.dest) == (want.bytes, url("back.tar"))
+    assert want.bytes > PART_BYTES
+    assert any("uploadId" in request.query for request in s3.requests)
+    boto3.client("s3").download_file(BUCKET, "back.tar", str(tmp_path / "copy.tar"))
+    assert filecmp.cmp(tmp_path / "back.tar", tmp_path / "copy.tar", shallow=False)
+    assert collection.verify(against=url("back.tar")).ok
+    some = collection[:3].export(url("some.tar"), for_import=True).request
+    assert some["options"]["s3path"] == url("some.tar")
+
+
+def test_an_export_replaces_nothing_unless_it_may(tmp_path, s3, archive):
+    collection = vs.convert(archive, tmp_path / "r.zarr")
+    collection.export(url("back.tar.gz"))
+    s3.clear()
+    with pytest.raises(vs.errors.ConflictError, match="already"):
+        collection.export(url("back.tar.gz"))
+    assert [request.method for request in s3.requests] == ["HEAD"]
+    collection.export(url("back.tar.gz"), overwrite=True, storage_options={"key": "tests", "secret": "tests"})
+    with pytest.raises(vs.errors.UsageError, match="local paths"):
+        collection.export(tmp_path / "back.tar.gz", storage_options={"anon": True})
+    with pytest.raises(vs.errors.UsageError, match="in the store"):
+        vs.convert(archive, url("r.zarr")).export(url("r.zarr/back.tar.gz"))
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_of_two_exports_one_is_there(tmp_path, s3, archive, large, size):
+    """Another one lands after the look at the target, and before the end of this one."""
+    collection = vs.convert(archive, tmp_path / "r.zarr") if size == "small" else large
+
+    def meanwhile(_number, request):
+        if request.method in {"PUT", "POST"} and request.condition:
+            s3.fault = lambda _number, _request: None
+            boto3.client("s3").put_object(Bucket=BUCKET, Key="back.tar", Body=b"other")
+
+    s3.fault = meanwhile
+    with pytest.raises(vs.errors.ConflictError, match="first"):
+        collection.export(url("back.tar"))
+    assert boto3.client("s3").get_object(Bucket=BUCKET, Key="back.tar")["Body"].read() == b"other"
+    assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=BUCKET)
+
+
+@pytest.mark.parametrize("fault", ["lose", 500, 403, 409])
+@pytest.mark.parametrize("when", ["uploads", "partNumber", "uploadId="])
+def test_an_export_is_there_whole_or_not_at_all(tmp_path, s3, large, fault, when):
+    """The first request of a kind fails: to begin, to send a part, to end."""
+    seen = []
+
+    def once(_number, request):
+        kind = "partNumber" if request.method == "PUT" else "uploads" if request.query == "uploads" else "uploadId="
+        if request.method in {"PUT", "POST"} and kind == when and not seen:
+            seen.append(request)
+            return fault
+        return None
+
+    s3.fault = once
+    try:
+        large.export(url("back.tar"))
+    except vs.errors.ConflictError:
+        assert fault == 409  # another write was under way
+    except vs.errors.StoreError as error:
+        assert fault in {403, 409}, error  # noqa: PT017
+    else:
+        assert fault in {"lose", 500}
+        assert large.verify(against=url("back.tar")).ok
+    assert seen
+    assert keys() == (["back.tar"] if fault in {"lose", 500} else [])
+    if fault in {403, 409}:
+        assert "Uploads" not in boto3.client("s3").list_multipart_uploads(Bucket=BUCKET)
+
+
+def test_an_export_that_nobody_knows_of_is_told(s3, large):
+    def ended(_number, request):
+        if request.method == "POST" and "uploadId=" in request.query:
+            s3.fault = lambda _number, _request: "drop"
+            return "lose"
+        return None
+
+    s3.fault = ended
+    with pytest.raises(vs.errors.UnknownOutcomeError, match="written or not"):
+        large.export(url("back.tar"), storage_options=FAST)
+    s3.clear()
+    assert large.verify(against=url("back.tar")).ok
+
+
+# -------------------------------------------------------------------------------------------------- extracted releases
+
+
+def put(entries):
+    for key, data in entries.items():
+        boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=data)
+
+
+@pytest.mark.parametrize("below", ["", "top/"])
+def test_a_prefix_is_read_as_a_directory_is(tmp_path, s3, below):
+    names = [
+        "images/10.tif",
+        "images/9.tif",
+        "images/a b+%.tif",
+        "labels/9.json",
+        "README",
+        "x/y/z",
+        "x/y-1",
+        ".hidden",
+    ]
+    files = {f"rel/{below}{name}": name.encode() for name in names}
+    for key, data in files.items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(data)
+    (tmp_path / f"rel/{below}empty").mkdir()
+    put(files | {f"rel/{below}empty/": b"", f"rel/{below}images/": b"", "rel/": b""})
+    s3.clear()
+    local, there = ReleaseReader(tmp_path / "rel"), ReleaseReader(url("rel"))
+    assert list(there.iter_members()) == list(local.iter_members())
+    assert there.container == "directory"
+    assert [request.lists for request in s3.requests].count(True) == 1
+
+
+def test_an_extracted_release_on_s3_is_converted(tmp_path, s3, archive):
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    root = next(path for path in tmp_path.iterdir() if path.is_dir())
+    put({f"in/{p.relative_to(tmp_path)}": p.read_bytes() for p in root.rglob("*") if p.is_file()})
+    collection = vs.convert(url(f"in/{root.name}"), url("r.zarr"))
+    assert collection.verify(against=archive).ok
+    assert collection.verify(against=url(f"in/{root.name}")).ok
+    with pytest.raises(vs.errors.UsageError, match="in the release"):
+        vs.convert(url(f"in/{root.name}"), url(f"in/{root.name}/r.zarr"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ({"a\\b": b""}, "backslash"),
+        ({"C:x": b""}, "drive letter"),
+        ({"a\x01": b""}, "control character"),
+        ({"images/": b"data"}, "data of its own"),
+        ({"images": b"", "images/1.tif": b""}, "file and of a directory"),
+        ({"a": b"", "b": b"", "c": b""}, "above the limit"),
+        ({"a": bytes(101)}, "above the limit"),
+        ({}, "none under it"),
+    ],
+)
+def test_keys_that_no_release_may_have(s3, entries, why):
+    put({f"rel/{key}": data for key, data in entries.items()})
+    with pytest.raises(vs.errors.ArchiveError, match=why):
+        list(ReleaseReader(url("rel"), limits=vs.Limits(members=2, member_bytes=100)).iter_members())
+
+
+def test_a_file_that_changes_after_it_was_listed_is_refused(s3):
+    put({f"rel/{n}": b"1" for n in range(3)})
+    s3.clear()
+
+    def replaced(_number, request):
+        if request.key == "rel/2" and request.method == "GET":
+            s3.fault = lambda _number, _request: None
+            put({"rel/2": b"2"})
+
+    s3.fault = replaced
+    with pytest.raises(vs.errors.ArchiveError, match="changed while it was read"):
+        list(ReleaseReader(url("rel")).iter_members())
 
 
 # ------------------------------------------------------------------------------------------------------------- writers

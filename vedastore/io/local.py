@@ -12,12 +12,12 @@ import sys
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 _HINT = "check the path, its permissions, and the space that is left"
@@ -35,6 +35,11 @@ class LocalObjects:
     def url(self) -> str:
         """The directory's path."""
         return str(self.path)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """None: a directory needs none."""
+        return {}
 
     def check_swaps(self) -> None:
         """Do nothing: a lock makes swaps of files safe."""

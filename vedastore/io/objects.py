@@ -27,6 +27,10 @@ class Objects(Protocol):
     def url(self) -> str:
         """The place, as the user would write it."""
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The storage options that the place was opened with. They may be secret."""
+
     def check_swaps(self) -> None:
         """Find out whether `swap` can be trusted here. StoreError where it cannot."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.io.s3 import PROBE, Answer
 from vedastore.io.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from vedastore.io.s3 import S3
 
@@ -33,6 +33,11 @@ class S3Objects:
     def url(self) -> str:
         """The prefix's address."""
         return self._s3.url
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What s3fs is given."""
+        return self._s3.options
 
     def check_swaps(self) -> None:
         """Find out whether the service refuses writes whose condition does not hold."""
@@ -104,7 +109,7 @@ class S3Objects:
     @contextmanager
     def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
         """Mark a place that has no store yet as one that is being written. Others may do the same."""
-        for name in self._s3.list("", delimiter="/"):
+        for name in (entry.key for entry in self._s3.list_entries("", delimiter="/")):
             # An empty name: consoles make an object of it for an empty folder. Others may be at their probe just now.
             if name.rstrip("/") not in ("", marker, *ours) and not name.startswith(PROBE):
                 raise ConflictError("the prefix holds other objects", where=self.url, hint="choose another target")

@@ -10,6 +10,7 @@ import os
 import threading
 import uuid
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +66,15 @@ class Answer(Exception):  # noqa: N818 - the caller judges whether it is an erro
         return self.status is not None and 400 <= self.status < 500  # noqa: PLR2004 - the client's errors
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a listing tells of a key; of a common prefix, no size and no tag."""
+
+    key: str
+    size_bytes: int
+    tag: str
+
+
 class S3:
     """Requests to the keys under one prefix of a bucket. Cheap to pickle; threads and forked processes may share it.
 
@@ -76,11 +86,11 @@ class S3:
     """
 
     def __init__(self, bucket: str, prefix: str, options: Mapping[str, Any]) -> None:
-        self.bucket, self.prefix, self._options = bucket, prefix, dict(options)
-        self._token = repr(sorted(self._options.items(), key=itemgetter(0)))
+        self.bucket, self.prefix, self.options = bucket, prefix, dict(options)
+        self._token = repr(sorted(self.options.items(), key=itemgetter(0)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.bucket, self.prefix, self._options)
+        return type(self), (self.bucket, self.prefix, self.options)
 
     @property
     def url(self) -> str:
@@ -99,7 +109,7 @@ class S3:
             if key not in _systems:
                 import s3fs
 
-                options = {**self._options, "use_listings_cache": False, "skip_instance_cache": True}
+                options = {**self.options, "use_listings_cache": False, "skip_instance_cache": True}
                 try:
                     system = s3fs.S3FileSystem(**options)
                     system.connect()
@@ -198,8 +208,12 @@ class S3:
             if not answer.absent:
                 raise self.error(key, answer) from answer
 
-    def list(self, prefix: str, delimiter: str = "") -> Iterator[str]:
-        """Yield the keys that begin with a prefix, in order; with a delimiter, what they have up to it."""
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with a prefix, in order."""
+        return (entry.key for entry in self.list_entries(prefix))
+
+    def list_entries(self, prefix: str, delimiter: str = "") -> Iterator[Entry]:
+        """Yield what is told of every key that begins with a prefix, in order; with a delimiter, keys up to it."""
         base, token = f"{self.prefix}/", ""
         while True:
             more = {"ContinuationToken": token} if token else {}
@@ -207,9 +221,9 @@ class S3:
                 page = self.ask("list_objects_v2", Prefix=base + prefix, Delimiter=delimiter, **more)
             except Answer as answer:
                 raise self.error(prefix, answer) from answer
-            found = [entry["Key"] for entry in page.get("Contents", ())]
-            found += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
-            yield from (key.removeprefix(base) for key in sorted(found))
+            found = [(told["Key"], told["Size"], told["ETag"]) for told in page.get("Contents", ())]
+            found += [(told["Prefix"], 0, "") for told in page.get("CommonPrefixes", ())]
+            yield from (Entry(key.removeprefix(base), size, tag) for key, size, tag in sorted(found))
             token = page.get("NextContinuationToken", "")
             if not token:
                 return
@@ -234,7 +248,7 @@ class S3:
         StoreError
             When the service ignores conditions: two writers would destroy each other's work.
         """
-        place = (str(self._options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL", "")), self.bucket)
+        place = (str(self.options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL", "")), self.bucket)
         if place in _checked:
             return
         key = f"{PROBE}{uuid.uuid4().hex}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.io.s3 import Answer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import Future
 
     from vedastore.io.s3 import S3
@@ -20,8 +21,27 @@ PART_BYTES: Final = 8 * 2**20
 _PARTS_ALIKE: Final = 1000
 """Parts become larger after so many: S3 takes 10,000 of them, which then hold 440 GB."""
 _PARTS_PENDING: Final = 4
+_HINT: Final = "use overwrite=True or --overwrite to replace it"
 _OWNER: Final = "vedastore-write"
 """Metadata of an object that tell who wrote it."""
+
+
+@contextmanager
+def new_object(s3: S3, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Give a file to write; it is the object at the prefix itself once the block has ended.
+
+    Raises
+    ------
+    ConflictError
+        When there is an object already, and it may not be overwritten.
+    StoreError, UnknownOutcomeError
+        As `Upload.complete`.
+    """
+    if not overwrite and s3.head("") is not None:
+        raise ConflictError("there is an object already", where=s3.url, hint=_HINT)
+    with Upload(s3, "") as upload:
+        yield cast("IO[bytes]", upload)
+        upload.complete(overwrite=overwrite)
 
 
 class Upload:
@@ -109,8 +129,7 @@ class Upload:
         if found is not None and found.get("Metadata", {}).get(_OWNER) == self._owner:
             return
         if answer.refused or answer.busy:
-            hint = "use overwrite=True or --overwrite to replace it"
-            raise ConflictError("another writer was first", where=where, hint=hint) from answer
+            raise ConflictError("another writer was first", where=where, hint=_HINT) from answer
         if answer.certain:
             raise self._s3.error(self._key, answer) from answer
         raise UnknownOutcomeError(f"it may be written or not: {answer}", where=where, hint=hint) from answer

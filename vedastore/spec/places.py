@@ -74,6 +74,18 @@ def parse_place(place: str | os.PathLike[str], storage_options: Mapping[str, Any
     return Place(text)
 
 
+def check_options(storage_options: Mapping[str, Any] | None, *places: str | os.PathLike[str]) -> None:
+    """Refuse storage options that nothing is left to use.
+
+    Raises
+    ------
+    UsageError
+        When all places are local.
+    """
+    if storage_options and all(parse_place(place).bucket is None for place in places):
+        raise UsageError("storage_options belong to object stores, and these are local paths")
+
+
 def local_path(place: str | os.PathLike[str]) -> str:
     """Return the path of a place that has to be local.
 
