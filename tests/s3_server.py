@@ -53,6 +53,7 @@ class Request:
     query: str
     range: str
     condition: str
+    headers: dict
 
     @property
     def lists(self):
@@ -81,7 +82,9 @@ class Proxy:
                 path, _, query = self.path.partition("?")
                 key = urllib.parse.unquote(path).removeprefix(f"/{BUCKET}").lstrip("/")
                 condition = self.headers.get("If-Match") or self.headers.get("If-None-Match") or ""
-                request = Request(self.command, key, query, self.headers.get("Range") or "", condition)
+                request = Request(
+                    self.command, key, query, self.headers.get("Range") or "", condition, dict(self.headers)
+                )
                 with proxy._lock:
                     proxy.requests.append(request)
                     number = len(proxy.requests)

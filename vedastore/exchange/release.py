@@ -17,6 +17,7 @@ from vedastore.io.feed import Feed
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
 from vedastore.io.inflate import HashedFile, InflatedFile, is_worth
+from vedastore.io.prefix import iter_prefix
 from vedastore.io.s3 import S3
 from vedastore.model import DEFAULT_LIMITS, ImageHalf, LabelHalf
 from vedastore.spec.arrays import ChipSpec
@@ -45,7 +46,8 @@ class ReleaseReader:
     """One pass over a release: an archive (``.tar.gz``, ``.tgz``, ``.tar``) or an extracted directory.
 
     After the pass ``sha256`` and ``size_bytes`` are those of the archive; None for a directory. ``container`` is
-    ``"gzip"``, ``"tar"`` or ``"directory"``. An archive on S3 is read as it comes, and never copied to a disk.
+    ``"gzip"``, ``"tar"`` or ``"directory"``, which on S3 is all that is under a prefix. What is on S3 is read as it
+    comes, and never copied to a disk.
     """
 
     def __init__(
@@ -105,8 +107,8 @@ class ReleaseReader:
         try:
             told = s3.head("")
             if told is None:
-                hint = "name an archive; an extracted release has to be on a local disk"
-                raise ArchiveError("there is no such object", where=self.url, hint=hint)
+                yield from iter_prefix(s3, self.where, self._limits)
+                return
             total, tag = int(told["ContentLength"]), told["ETag"]
             head = s3.get("", 0, min(total, _HEAD_BYTES), tag)[0] if total else b""
         except StoreError as error:

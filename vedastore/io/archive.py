@@ -132,6 +132,31 @@ def name_fault(name: str) -> str | None:
     return next(reason for pattern, reason in _REFUSED_NAMES if pattern.search(name))
 
 
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return what the names in a directory are sorted by: numbers compare as numbers.
+
+    >>> sorted(["10.tif", "9.tif", "09.tif"], key=natural_key)
+    ['09.tif', '9.tif', '10.tif']
+    """
+    parts = re.split("([0-9]+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
+def check_listed(name: str, ordinal: int, size_bytes: int, where: str, limits: Limits) -> None:
+    """Check a member that another place than an archive or a local directory lists.
+
+    Raises
+    ------
+    ArchiveError
+        Above a limit, or a member that no release may hold.
+    """
+    with _refusals(f"{where}: {_shown(name.encode('utf-8', 'surrogatepass'))}"):
+        _checked_name(name.encode("utf-8", "surrogatepass"), limits)
+        if name.endswith("/") and size_bytes:
+            raise _MemberError("is a directory with data of its own")
+        _check_counts(ordinal, size_bytes, limits)
+
+
 def iter_members(read: Callable[[int], bytes], where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
     """Iterate over the members of a tar stream, and check that it ends as it must.
 
@@ -446,14 +471,9 @@ def _check_counts(ordinal: int, size_bytes: int, limits: Limits) -> None:
 
 
 def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    """List a directory, last first (a stack's order); numbers in names compare as numbers."""
-
-    def natural(entry: os.DirEntry[str]) -> tuple[list[str | int], str]:
-        parts = re.split("([0-9]+)", entry.name)
-        return [int(part) if place % 2 else part for place, part in enumerate(parts)], entry.name
-
+    """List a directory, last first (a stack's order)."""
     with os.scandir(folder) as entries:
-        return sorted(entries, key=natural, reverse=True)
+        return sorted(entries, key=lambda entry: natural_key(entry.name), reverse=True)
 
 
 def _read_file(path: str, size_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Local files that appear whole or not at all."""
+"""Files that appear whole or not at all: local ones, and objects of S3."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from vedastore.spec.places import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vedastore.spec.places import Place
 
 _SCRATCH_HINT = "free some space, or set TMPDIR to a place that has it"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
@@ -48,6 +50,20 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
     except OSError as error:
         hint = "check the path, its permissions, and the space that is left"
         raise StoreError(f"cannot be written: {error.strerror}", where=str(target), hint=hint) from error
+
+
+@contextmanager
+def new_target(place: Place, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Give what `new_file` does, on S3 too: nothing is there before the block has ended."""
+    if place.bucket is None:
+        with new_file(place.path, overwrite=overwrite) as file:
+            yield file
+        return
+    from vedastore.io.s3 import S3
+    from vedastore.io.upload import new_object
+
+    with new_object(S3(place.bucket, place.path, place.options), overwrite=overwrite) as file:
+        yield file
 
 
 @contextmanager

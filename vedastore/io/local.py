@@ -8,15 +8,16 @@ import os
 import re
 import shutil
 import stat
+import sys
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
 _HINT = "check the path, its permissions, and the space that is left"
@@ -34,6 +35,11 @@ class LocalObjects:
     def url(self) -> str:
         """The directory's path."""
         return str(self.path)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """None: a directory needs none."""
+        return {}
 
     def check_swaps(self) -> None:
         """Do nothing: a lock makes swaps of files safe."""
@@ -98,11 +104,14 @@ class LocalObjects:
             _sync_directory(path.parent)
         return size
 
-    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+    def read_tagged(self, key: str, most: int) -> tuple[bytes, str] | None:
         """Return an object with the SHA-256 of its bytes as tag."""
-        if self.size(key) is None:
+        size = self.size(key)
+        if size is None:
             return None
-        data = self.read(key)
+        if size > most:
+            raise StoreError(f"the object is too large, {size} bytes", where=f"{self.url}/{key}")
+        data = self.read(key, 0, size)
         return data, hashlib.sha256(data).hexdigest()
 
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
@@ -110,7 +119,7 @@ class LocalObjects:
         path = self.path / key
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with self._translated(key), self._locked():
-            current = self.read_tagged(key)
+            current = self.read_tagged(key, sys.maxsize)
             if (current[1] if current else None) != expected:
                 raise ConflictError("another writer was first", where=f"{self.url}/{key}", hint="run it again")
             try:

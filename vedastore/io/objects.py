@@ -27,6 +27,10 @@ class Objects(Protocol):
     def url(self) -> str:
         """The place, as the user would write it."""
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The storage options that the place was opened with. They may be secret."""
+
     def check_swaps(self) -> None:
         """Find out whether `swap` can be trusted here. StoreError where it cannot."""
 
@@ -42,8 +46,8 @@ class Objects(Protocol):
     def write(self, key: str, parts: Iterable[bytes]) -> int:
         """Write a whole object, durable on return; give its bytes."""
 
-    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
-        """Return an object with its entity tag; None where it is absent."""
+    def read_tagged(self, key: str, most: int) -> tuple[bytes, str] | None:
+        """Return an object with its entity tag; None where it is absent. StoreError above ``most`` bytes."""
 
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
         """Write an object if it still has the expected tag (None: if it is absent). ConflictError otherwise.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
-from vedastore.io.s3 import Answer
+from vedastore.io.s3 import PROBE, Answer
 from vedastore.io.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from vedastore.io.s3 import S3
 
 _TURNS: Final = 5
 """How often a swap is tried again that met another one under way."""
 _PAUSE_SECONDS: Final = 0.2
+_UNKNOWN: Final = "the commit may have landed or not: {}"
 
 
 class S3Objects:
@@ -32,6 +33,11 @@ class S3Objects:
     def url(self) -> str:
         """The prefix's address."""
         return self._s3.url
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What s3fs is given."""
+        return self._s3.options
 
     def check_swaps(self) -> None:
         """Find out whether the service refuses writes whose condition does not hold."""
@@ -61,30 +67,32 @@ class S3Objects:
                 upload.write(part)
             return upload.complete()
 
-    def read_tagged(self, key: str) -> tuple[bytes, str] | None:
+    def read_tagged(self, key: str, most: int) -> tuple[bytes, str] | None:
         """Return an object with the entity tag that S3 gives it."""
-        return self._s3.find(key)
+        found = self._s3.find(key, most + 1)
+        if found is not None and len(found[0]) > most:
+            raise StoreError(f"the object is too large, more than {most} bytes", where=self._s3.where(key))
+        return found
 
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
         """Replace an object if its tag is still the expected one."""
         condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}
-        lost = ConflictError("another writer was first", where=self._s3.where(key), hint="run it again")
+        where, hint = self._s3.where(key), "open the store, and see which version is its last"
         for turn in range(_TURNS):
             try:
                 self._s3.put(key, data, **condition)
             except Answer as answer:
                 if answer.refused or answer.absent:
-                    raise lost from answer
+                    raise ConflictError("another writer was first", where=where, hint="run it again") from answer
                 if not answer.certain:
-                    told = f"the commit may have landed or not: {answer}"
-                    hint = "open the store, and see which version is its last"
-                    raise UnknownOutcomeError(told, where=self._s3.where(key), hint=hint) from answer
+                    raise UnknownOutcomeError(_UNKNOWN.format(answer), where=where, hint=hint) from answer
                 if not answer.busy:
                     raise self._s3.error(key, answer) from answer
                 time.sleep(_PAUSE_SECONDS * 2**turn)
             else:
                 return
-        raise lost
+        # What is under way all the time may be our own: a request whose answer did not come in time was repeated.
+        raise UnknownOutcomeError(_UNKNOWN.format("another write is under way"), where=where, hint=hint)
 
     def replace(self, key: str, data: bytes) -> None:
         """Write an object that nothing depends on."""
@@ -96,17 +104,15 @@ class S3Objects:
 
     def entries(self) -> Iterator[tuple[str, int, float]]:
         """Yield all objects below the prefix."""
-        for page in self._s3.pages():
-            for entry in page.get("Contents", ()):
-                yield entry["Key"], entry["Size"], entry["LastModified"].timestamp()
+        for entry in self._s3.list_entries():
+            yield entry.key, entry.size_bytes, entry.modified
 
     @contextmanager
     def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
         """Mark a place that has no store yet as one that is being written. Others may do the same."""
-        for page in self._s3.pages(delimiter="/"):
-            names = [entry["Key"] for entry in page.get("Contents", ())]
-            names += [entry["Prefix"].rstrip("/") for entry in page.get("CommonPrefixes", ())]
-            if set(names) - {marker, *ours}:
+        for name in (entry.key for entry in self._s3.list_entries(delimiter="/")):
+            # An empty name: consoles make an object of it for an empty folder. Others may be at their probe just now.
+            if name.rstrip("/") not in ("", marker, *ours) and not name.startswith(PROBE):
                 raise ConflictError("the prefix holds other objects", where=self.url, hint="choose another target")
         self._s3.put(marker, b"")
         try:

@@ -10,10 +10,11 @@ import os
 import threading
 import uuid
 from contextlib import contextmanager, suppress
-from operator import itemgetter
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import StoreError
+from vedastore.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,11 +23,11 @@ _READS: Final = 4
 """How often the body of an answer is asked for that ends too early."""
 _ABSENT: Final = frozenset({"NoSuchKey", "NotFound", "404"})
 _HINT: Final = "check the address, the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID ...) and AWS_ENDPOINT_URL"
-_ENVIRONMENT: Final = (
-    *("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"),
-)
+PROBE: Final = ".vedastore-probe-"
+"""How the keys of objects begin that `S3.check_swaps` writes, and removes unless it is killed."""
 _systems: dict[tuple[Any, ...], Any] = {}
+_inherited: list[Any] = []
+"""File systems of the process that this one was forked from."""
 _making = threading.Lock()
 _checked: set[tuple[str, str]] = set()
 """Endpoints and buckets that were found to compare and swap."""
@@ -55,9 +56,24 @@ class Answer(Exception):  # noqa: N818 - the caller judges whether it is an erro
         return self.status == 409  # noqa: PLR2004 - Conflict
 
     @property
+    def beyond(self) -> bool:
+        """Whether the object ends before what was asked for begins."""
+        return self.status == 416  # noqa: PLR2004 - Range Not Satisfiable
+
+    @property
     def certain(self) -> bool:
         """Whether nothing can have been written."""
         return self.status is not None and 400 <= self.status < 500  # noqa: PLR2004 - the client's errors
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a listing tells of a key, the time in seconds since 1970; of a common prefix, nothing but itself."""
+
+    key: str
+    size_bytes: int
+    tag: str
+    modified: float
 
 
 class S3:
@@ -71,11 +87,11 @@ class S3:
     """
 
     def __init__(self, bucket: str, prefix: str, options: Mapping[str, Any]) -> None:
-        self.bucket, self.prefix, self._options = bucket, prefix, dict(options)
-        self._token = repr(sorted(self._options.items(), key=itemgetter(0)))
+        self.bucket, self.prefix, self.options = bucket, prefix, dict(options)
+        self._token = repr(sorted(self.options.items(), key=itemgetter(0)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.bucket, self.prefix, self._options)
+        return type(self), (self.bucket, self.prefix, self.options)
 
     @property
     def url(self) -> str:
@@ -88,16 +104,20 @@ class S3:
 
         s3fs would give the same one again although the environment names another endpoint by now.
         """
-        key = (self._token, *map(os.environ.get, _ENVIRONMENT))
+        environment = sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
+        key = (self._token, *environment)
         with _making:
             if key not in _systems:
                 import s3fs
 
-                options = {**self._options, "use_listings_cache": False, "skip_instance_cache": True}
+                options = {**self.options, "use_listings_cache": False, "skip_instance_cache": True}
                 try:
-                    _systems[key] = s3fs.S3FileSystem(**options)
-                except TypeError as error:
-                    raise StoreError(f"s3fs does not take these options: {error}", where=self.url) from error
+                    system = s3fs.S3FileSystem(**options)
+                    system.connect()
+                except (TypeError, ValueError) as error:
+                    hint = "see storage_options, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION"
+                    raise UsageError(f"S3 cannot be set up so: {error}", where=self.url, hint=hint) from error
+                _systems[key] = system
             return _systems[key]
 
     def where(self, key: str = "") -> str:
@@ -122,7 +142,7 @@ class S3:
         try:
             data, found = self._ask_whole(key, wanted)
         except Answer as answer:
-            if answer.status == 416:  # noqa: PLR2004 - Range Not Satisfiable
+            if answer.beyond:
                 raise StoreError(f"the object ends before byte {start + 1}", where=self.where(key)) from answer
             if answer.refused:
                 raise StoreError("the object has changed while it was read", where=self.where(key)) from answer
@@ -131,34 +151,36 @@ class S3:
             raise StoreError(f"the object ends at byte {start + len(data)}", where=self.where(key))
         return data, found
 
-    def find(self, key: str) -> tuple[bytes, str] | None:
-        """Return an object and its entity tag; None where it is absent."""
+    def find(self, key: str, most: int) -> tuple[bytes, str] | None:
+        """Return the first ``most`` bytes of an object, which may have fewer, and its entity tag; None where absent."""
         try:
-            return self._ask_whole(key, {})
+            return self._ask_whole(key, {"Range": f"bytes=0-{most - 1}"})
         except Answer as answer:
             if answer.absent:
                 return None
+            if answer.beyond:
+                return b"", ""
             raise self.error(key, answer) from answer
 
     def _ask_whole(self, key: str, wanted: Mapping[str, str]) -> tuple[bytes, str]:
         from fsspec.asyn import sync
 
         async def get(system: Any) -> tuple[bytes, str]:
-            answer = await system._call_s3("get_object", Bucket=self.bucket, Key=self.full(key), **wanted)  # noqa: SLF001 - s3fs gives bodies to coroutines alone
-            async with answer["Body"] as body:
-                return await body.read(), answer["ETag"]
+            for turn in range(_READS):
+                answer = await system._call_s3("get_object", **system.req_kw, **request)  # noqa: SLF001 - s3fs gives bodies to coroutines alone
+                try:
+                    async with answer["Body"] as body:
+                        return await body.read(), answer["ETag"]
+                except _failures():
+                    if turn == _READS - 1:
+                        raise
+            raise AssertionError
 
-        for turn in range(_READS):
+        request = {"Bucket": self.bucket, "Key": self.full(key), **wanted}
+        with _answers():
             system = self._system
-            try:
-                with _answers():
-                    data, tag = sync(system.loop, get, system)
-            except Answer as answer:
-                if answer.status is not None or turn == _READS - 1:
-                    raise
-            else:
-                return data, tag
-        raise AssertionError
+            data, tag = sync(system.loop, get, system)
+        return data, tag
 
     def head(self, key: str) -> dict[str, Any] | None:
         """Return what S3 tells of an object; None where it is absent."""
@@ -187,8 +209,8 @@ class S3:
             if not answer.absent:
                 raise self.error(key, answer) from answer
 
-    def pages(self, delimiter: str = "") -> Iterator[dict[str, Any]]:
-        """Yield what S3 lists below the prefix, keys as they are below it; with a delimiter, up to it."""
+    def list_entries(self, delimiter: str = "") -> Iterator[Entry]:
+        """Yield what is told of every key, in order; with a delimiter, keys up to it."""
         base, token = f"{self.prefix}/", ""
         while True:
             more = {"ContinuationToken": token} if token else {}
@@ -196,10 +218,12 @@ class S3:
                 page = self.ask("list_objects_v2", Prefix=base, Delimiter=delimiter, **more)
             except Answer as answer:
                 raise self.error("", answer) from answer
-            for entries, name in (("Contents", "Key"), ("CommonPrefixes", "Prefix")):
-                for entry in page.get(entries, ()):
-                    entry[name] = entry[name].removeprefix(base)
-            yield page
+            found = [
+                Entry(told["Key"].removeprefix(base), told["Size"], told["ETag"], told["LastModified"].timestamp())
+                for told in page.get("Contents", ())
+            ]
+            found += [Entry(told["Prefix"].removeprefix(base), 0, "", 0.0) for told in page.get("CommonPrefixes", ())]
+            yield from sorted(found, key=attrgetter("key"))
             token = page.get("NextContinuationToken", "")
             if not token:
                 return
@@ -207,7 +231,8 @@ class S3:
     def ask(self, operation: str, **arguments: Any) -> Any:
         """Return what S3 answers to a request; raise `Answer` where it does not do what is asked."""
         with _answers():
-            return self._system.call_s3(operation, Bucket=self.bucket, **arguments)
+            system = self._system
+            return system.call_s3(operation, Bucket=self.bucket, **system.req_kw, **arguments)
 
     def error(self, key: str, answer: Answer) -> StoreError:
         """Return the error that an answer is to a user."""
@@ -223,12 +248,12 @@ class S3:
         StoreError
             When the service ignores conditions: two writers would destroy each other's work.
         """
-        place = (str(self._options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL", "")), self.bucket)
+        place = (str(self.options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL", "")), self.bucket)
         if place in _checked:
             return
-        key = f".vedastore-probe-{uuid.uuid4().hex}"
+        key = f"{PROBE}{uuid.uuid4().hex}"
         try:
-            self.put(key, b"1", IfNoneMatch="*")
+            self.put(key, b"1")
             held = [self._is_refused(key, IfNoneMatch="*"), self._is_refused(key, IfMatch=f'"{"0" * 32}"')]
         except Answer as answer:
             raise self.error(key, answer) from answer
@@ -251,15 +276,22 @@ class S3:
         return False
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what is raised where no answer came, or only a part of it."""
+    import aiohttp
+    from botocore.exceptions import BotoCoreError
+
+    return OSError, BotoCoreError, aiohttp.ClientError, TimeoutError
+
+
 @contextmanager
 def _answers() -> Iterator[None]:
     """Make one exception of those of s3fs, botocore and aiohttp."""
-    import aiohttp
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import ClientError
 
     try:
         yield
-    except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, TimeoutError) as error:
+    except (ClientError, *_failures()) as error:
         cause = error if isinstance(error, ClientError) else error.__cause__
         told = getattr(cause, "response", None) or {}
         status = told.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -270,7 +302,12 @@ def _answers() -> Iterator[None]:
 def _forget() -> None:
     global _making  # noqa: PLW0603 - another thread may have held it when this process was forked
     _making = threading.Lock()
+    # Closing a connection here would take it out of what the parent's event loop waits for, which both processes share:
+    # the parent would wait in vain. So nothing of it is collected, nor closed when this process ends.
+    _inherited.extend(_systems.values())
     _systems.clear()
+    for system in _inherited:
+        system._s3creator._client = None  # noqa: SLF001 - what s3fs's finalizer closes
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.io.s3 import Answer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import Future
 
     from vedastore.io.s3 import S3
@@ -20,8 +21,27 @@ PART_BYTES: Final = 8 * 2**20
 _PARTS_ALIKE: Final = 1000
 """Parts become larger after so many: S3 takes 10,000 of them, which then hold 440 GB."""
 _PARTS_PENDING: Final = 4
+_HINT: Final = "use overwrite=True or --overwrite to replace it"
 _OWNER: Final = "vedastore-write"
 """Metadata of an object that tell who wrote it."""
+
+
+@contextmanager
+def new_object(s3: S3, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Give a file to write; it is the object at the prefix itself once the block has ended.
+
+    Raises
+    ------
+    ConflictError
+        When there is an object already, and it may not be overwritten.
+    StoreError, UnknownOutcomeError
+        As `Upload.complete`.
+    """
+    if not overwrite and s3.head("") is not None:
+        raise ConflictError("there is an object already", where=s3.url, hint=_HINT)
+    with Upload(s3, "") as upload:
+        yield cast("IO[bytes]", upload)
+        upload.complete(overwrite=overwrite)
 
 
 class Upload:
@@ -33,7 +53,7 @@ class Upload:
     def __init__(self, s3: S3, key: str) -> None:
         self._s3, self._key, self._owner = s3, key, uuid.uuid4().hex
         self._id, self._size = "", 0
-        self._parts: list[bytes] = []
+        self._parts: list[memoryview] = []
         self._part_bytes = 0
         self._sent: list[dict[str, Any]] = []
         self._pending: deque[Future[dict[str, Any]]] = deque()
@@ -54,12 +74,21 @@ class Upload:
 
     def write(self, data: bytes | memoryview) -> int:
         """Add bytes; waits while several parts are under way."""
-        self._parts.append(bytes(data))
-        self._part_bytes += len(data)
-        self._size += len(data)
-        if self._part_bytes >= PART_BYTES * (1 + len(self._sent) // _PARTS_ALIKE):
+        left = memoryview(bytes(data))
+        self._size += len(left)
+        while len(left) >= (room := self._room - self._part_bytes):
+            self._parts.append(left[:room])
             self._send()
+            left = left[room:]
+        if left:
+            self._parts.append(left)
+            self._part_bytes += len(left)
         return len(data)
+
+    @property
+    def _room(self) -> int:
+        """The bytes of the part that is being gathered: some services take parts of one size only."""
+        return PART_BYTES * (1 + (len(self._sent) + len(self._pending)) // _PARTS_ALIKE)
 
     def complete(self, *, overwrite: bool = True) -> int:
         """Make the object of the parts; return its bytes.
@@ -99,9 +128,8 @@ class Upload:
             raise UnknownOutcomeError(f"it may be written or not: {error.message}", where=where, hint=hint) from answer
         if found is not None and found.get("Metadata", {}).get(_OWNER) == self._owner:
             return
-        if answer.refused:
-            hint = "use overwrite=True or --overwrite to replace it"
-            raise ConflictError("another writer was first", where=where, hint=hint) from answer
+        if answer.refused or answer.busy:
+            raise ConflictError("another writer was first", where=where, hint=_HINT) from answer
         if answer.certain:
             raise self._s3.error(self._key, answer) from answer
         raise UnknownOutcomeError(f"it may be written or not: {answer}", where=where, hint=hint) from answer

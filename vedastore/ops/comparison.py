@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from vedastore.errors import ReleaseError
 from vedastore.exchange.release import ReleaseReader, pixel_digest
@@ -17,7 +17,7 @@ from vedastore.store.scratch import open_scratch
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     from vedastore.io.archive import Member
@@ -64,9 +64,11 @@ class Comparison:
         digest = hashlib.sha256(member.data).digest()
         self._db.execute("INSERT INTO exported VALUES (?, ?, ?, 0)", (path, digest, position))
 
-    def compare(self, release: str | os.PathLike[str]) -> Iterator[Finding]:
+    def compare(
+        self, release: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    ) -> Iterator[Finding]:
         """Yield every difference; ``counts`` has the members that are ``identical`` and ``equivalent``."""
-        reader, top = ReleaseReader(release, limits=self._limits), ""
+        reader, top = ReleaseReader(release, limits=self._limits, storage_options=storage_options), ""
         for member in reader.iter_members():
             role = rules.classify(member.name, is_dir=member.is_dir)
             digest = hashlib.sha256(member.data).digest()

@@ -97,8 +97,11 @@ def _refuse_nesting(source: Place, store: Place) -> None:
     """Refuse a store inside the release that is read: the source is never touched."""
     if source.bucket is None and store.bucket is None:
         release, target = Path(source.path).resolve(), Path(store.path).resolve()
-        if release.is_dir() and release in (target, *target.parents):
-            raise UsageError("the store lies in the release", where=store.path, hint="choose a place outside of it")
+        inside = release.is_dir() and release in (target, *target.parents)
+    else:
+        inside = source.bucket == store.bucket and f"{store.path}/".startswith(f"{source.path}/")
+    if inside:
+        raise UsageError("the store lies in the release", where=str(store), hint="choose a place outside of it")
 
 
 def _write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:

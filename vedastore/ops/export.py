@@ -15,18 +15,19 @@ import numpy as np
 from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseWriter
 from vedastore.io.deflate import DEFAULT_LEVEL, LEVELS
-from vedastore.io.files import new_file
+from vedastore.io.files import new_target
 from vedastore.ops.excerpt import Rewritten, plan_excerpt
 from vedastore.ops.rebuild import iter_rebuilt
 from vedastore.ops.select import require_samples
 from vedastore.ops.workers import count_workers, open_executor
-from vedastore.spec.places import local_path
+from vedastore.spec.places import check_options, parse_place
 from vedastore.spec.release import import_request
 from vedastore.store.snapshot import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from vedastore.spec.places import Place
     from vedastore.store.lookup import Positions
     from vedastore.store.snapshot import Snapshot
 
@@ -66,6 +67,7 @@ def export(
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write a version as ``.tar.gz``, ``.tgz`` or ``.tar``; ``progress`` is called with members done and in all.
 
@@ -86,13 +88,15 @@ def export(
     StoreError
         When the store is damaged, or the target cannot be written.
     """
-    compress = _check_target(snapshot, os.fspath(dest), level)
+    check_options(storage_options, dest)
+    place = parse_place(dest, storage_options or snapshot.objects.options)
+    compress = _check_target(snapshot, place, level)
     positions = None if positions is None else _parse_positions(snapshot, positions)
     samples = snapshot.version.samples if positions is None else len(positions)
     counts = {"identical": 0, "equivalent": 0}
     done = 0
     with ExitStack() as stack:
-        file = stack.enter_context(new_file(dest, overwrite=overwrite))
+        file = stack.enter_context(new_target(place, overwrite=overwrite))
         excerpt = None if positions is None or for_import else plan_excerpt(snapshot, positions)
         kept = snapshot.version.index["members"].rows if excerpt is None else int(excerpt.stays.sum())
         total = 2 * samples + (0 if for_import else kept)
@@ -121,17 +125,19 @@ def export(
         bytes=size,
         rewritten=rewritten,
         left_out=0 if excerpt is None else len(excerpt.stays) - kept,
-        request=_request(snapshot, positions, os.fspath(dest)) if for_import else None,
+        request=_request(snapshot, positions, place) if for_import else None,
     )
 
 
-def _check_target(snapshot: Snapshot, dest: str, level: int | None) -> bool:
+def _check_target(snapshot: Snapshot, place: Place, level: int | None) -> bool:
     """Refuse a target that makes no sense; tell whether it is to be compressed."""
+    store, dest = snapshot.objects.url, str(place)
     compress = _is_compressed(dest)
     if level is not None and not (compress and level in LEVELS):
         what = f"no level of compression is {level}" if compress else "a .tar is not compressed, at no level"
         raise UsageError(what, where=dest, hint=f"levels of a .tar.gz go from {LEVELS[0]} to {LEVELS[-1]}")
-    if Path(snapshot.objects.url).resolve() in Path(local_path(dest)).resolve().parents:
+    inside = Path(store).resolve() in Path(dest).resolve().parents
+    if dest.startswith(f"{store}/") if place.bucket else inside:
         raise UsageError("the target lies in the store", where=dest, hint="choose a place outside of it")
     return compress
 
@@ -149,7 +155,7 @@ def _is_compressed(dest: str) -> bool:
     raise UsageError("the target is no archive", where=dest, hint=f"let its name end in {', '.join(_SUFFIXES)}")
 
 
-def _request(snapshot: Snapshot, positions: Positions | None, dest: str) -> dict[str, Any]:
+def _request(snapshot: Snapshot, positions: Positions | None, target: Place) -> dict[str, Any]:
     version = snapshot.version
     counts = {name: bucket.rows for name, bucket in version.buckets.items()}
     if positions is not None:
@@ -165,5 +171,5 @@ def _request(snapshot: Snapshot, positions: Positions | None, dest: str) -> dict
         shape=largest.spec.shape,
         meta=None if meta is None else read_json(meta.data, place, version.limits),
         options=options,
-        archive=Path(dest).name,
+        archive=target.name if target.bucket is None else str(target),
     )

@@ -6,11 +6,12 @@ Export writes them, verification compares them; both see the same bytes.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from heapq import merge
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 
@@ -21,17 +22,17 @@ from vedastore.ops.workers import batched_bytes, map_ordered
 from vedastore.store.snapshot import StoredFile, StoredImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from vedastore.model import Limits
-    from vedastore.store.chips import ShardReader
     from vedastore.store.lookup import Positions
     from vedastore.store.snapshot import Snapshot
 
 BATCH_BYTES: Final = 4 * 2**20
 BATCH_MEMBERS: Final = 64
 
+Pixels = np.ndarray[Any, Any]
 Outcome = Literal["identical", "equivalent", "damaged"]
 
 
@@ -73,26 +74,41 @@ def iter_rebuilt(
         yield from batch
 
 
-def rebuild(snapshot: Snapshot, items: Iterable[StoredImage | StoredFile]) -> list[Rebuilt]:
+def rebuild(snapshot: Snapshot, items: Sequence[StoredImage | StoredFile]) -> list[Rebuilt]:
     """Do what a worker does with some members."""
+    chips = _read_neighbours(snapshot, [item for item in items if isinstance(item, StoredImage)])
     rebuilt = []
     for item in items:
         if isinstance(item, StoredFile):
             rebuilt.append(Rebuilt(item.kind, item.member, "identical", item.data))
             continue
         try:
-            rebuilt.append(_rebuild_image(item, snapshot.chips(item.bucket), snapshot.version.limits))
+            pixels = chips.get((item.bucket, item.row))
+            if pixels is None:
+                pixels = snapshot.chips(item.bucket).read(item.row)
+            rebuilt.append(_rebuild_image(item, pixels, snapshot.version.limits))
         except StoreError as error:
             rebuilt.append(Rebuilt("image", item.member, "damaged", b"", error))
     return rebuilt
 
 
-def _rebuild_image(image: StoredImage, reader: ShardReader, limits: Limits) -> Rebuilt:
+def _read_neighbours(snapshot: Snapshot, images: list[StoredImage]) -> dict[tuple[str, int], Pixels]:
+    """Return the chips of some images, read with few requests; those of a bucket that has a damaged one are absent."""
+    chips: dict[tuple[str, int], Pixels] = {}
+    for bucket in {image.bucket for image in images}:
+        rows = sorted({image.row for image in images if image.bucket == bucket})
+        with suppress(StoreError):  # one by one they tell which of them it is
+            chips.update(
+                ((bucket, row), chip) for row, chip in zip(rows, snapshot.chips(bucket).read_rows(rows), strict=True)
+            )
+    return chips
+
+
+def _rebuild_image(image: StoredImage, pixels: Pixels, limits: Limits) -> Rebuilt:
     """Rebuild one image file; its digest proves it identical, else its pixels prove it equivalent.
 
     A file that was to be identical can come out equivalent: codecs of another version may compress differently.
     """
-    pixels = reader.read(image.row)
     if image.pixel_digest is not None and pixel_digest(pixels) != image.pixel_digest:  # older stores may have none
         raise StoreError("the pixels are not those that were converted", where=image.member)
     try:

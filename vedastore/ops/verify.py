@@ -19,6 +19,7 @@ from vedastore.ops.rebuild import Rebuilt, iter_rebuilt
 from vedastore.ops.stats import check_kept
 from vedastore.ops.workers import open_executor
 from vedastore.spec import arrays, keys
+from vedastore.spec.places import check_options
 from vedastore.spec.root import dump_json, dump_root
 from vedastore.spec.tables import GEOMETRY_COLUMNS
 from vedastore.store.chips import read_shard_index
@@ -26,7 +27,7 @@ from vedastore.store.commit import read_root
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from vedastore.store.snapshot import Snapshot
 
@@ -64,6 +65,7 @@ def verify(
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> VerifyReport:
     """Check a version: root, metadata, index, every chunk, every image against its digest, and a release if named.
 
@@ -78,6 +80,7 @@ def verify(
     ReleaseError
         When the release cannot be read.
     """
+    check_options(storage_options, *([] if against is None else [against]))
     problems = [*_check_metadata(snapshot), *_check_index(snapshot)]
     counts: Counter[str] = Counter()
     if not any(p.rule == "index" for p in problems):
@@ -88,7 +91,7 @@ def verify(
             problems += _check_members(rebuilt, comparison, counts)
             problems += _check_rows(snapshot)
             if against is not None:
-                problems += comparison.compare(against)
+                problems += comparison.compare(against, storage_options or snapshot.objects.options)
                 counts = comparison.counts
     notes = () if problems else tuple(check_kept(snapshot, workers=workers, client=client))
     return VerifyReport(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vedastore.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _S3 = "s3://"
 
@@ -59,9 +57,14 @@ def parse_place(place: str | os.PathLike[str], storage_options: Mapping[str, Any
     text = os.fspath(place)
     if text.startswith(_S3):
         bucket, _, key = text.removeprefix(_S3).partition("/")
-        if not bucket or not key.strip("/") or any(part in {"", ".", ".."} for part in key.strip("/").split("/")):
+        key = key.rstrip("/")
+        if not bucket or any(part in {"", ".", ".."} for part in key.split("/")):
             raise UsageError("the place names no key of a bucket", where=text, hint="write s3://bucket/name")
-        return Place(key.strip("/"), bucket, dict(storage_options or {}))
+        if not isinstance(storage_options or {}, Mapping):
+            raise UsageError("storage_options are no mapping", where=text, hint='write {"anon": True}, for example')
+        return Place(key, bucket, dict(storage_options or {}))
+    if text.startswith(_S3[:-1]):
+        raise UsageError("pathlib takes a slash out of s3://", where=text, hint="give the address as a text")
     if "://" in text:
         raise UsageError(
             "only local paths and s3:// can be read and written", where=text, hint="copy it to a local disk"
@@ -69,6 +72,18 @@ def parse_place(place: str | os.PathLike[str], storage_options: Mapping[str, Any
     if not text:
         raise UsageError("a path is empty", hint="name a file or directory; '.' is the current one")
     return Place(text)
+
+
+def check_options(storage_options: Mapping[str, Any] | None, *places: str | os.PathLike[str]) -> None:
+    """Refuse storage options that nothing is left to use.
+
+    Raises
+    ------
+    UsageError
+        When all places are local.
+    """
+    if storage_options and all(parse_place(place).bucket is None for place in places):
+        raise UsageError("storage_options belong to object stores, and these are local paths")
 
 
 def local_path(place: str | os.PathLike[str]) -> str:

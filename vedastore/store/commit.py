@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 def read_root(objects: Objects) -> tuple[Root, str] | None:
     """Return a store's root document and its tag; None where there is none."""
-    size = objects.size(keys.ROOT)
-    if size is not None and size > LIMIT_BYTES:
-        where = f"{objects.url}/{keys.ROOT}"
-        raise StoreError(f"the root document is too large, {size} bytes", where=where)
-    tagged = objects.read_tagged(keys.ROOT)
+    tagged = objects.read_tagged(keys.ROOT, LIMIT_BYTES)
     return None if tagged is None else (parse_root(tagged[0], f"{objects.url}/{keys.ROOT}"), tagged[1])
 
 
@@ -50,17 +46,17 @@ class Write:
         self._claim = ExitStack()
 
     def __enter__(self) -> Self:
-        self.objects.check_swaps()
         self._base = read_root(self.objects)
         if self._onto is not None:
             if self._base is None or self._base[0].write_id != self._onto.write_id:
                 hint = "open it again, and see what is there now"
                 raise ConflictError("the store has changed since it was opened", where=self.objects.url, hint=hint)
-        elif self._base is None:
-            self._claim.enter_context(self.objects.claim(keys.INCOMPLETE, (keys.CHIPS, keys.INDEX)))
-        elif not self._overwrite:
+        elif self._base is not None and not self._overwrite:
             hint = "use mode='overwrite' or --overwrite to replace it"
             raise ConflictError("there is a store already", where=self.objects.url, hint=hint)
+        self.objects.check_swaps()
+        if self._base is None:
+            self._claim.enter_context(self.objects.claim(keys.INCOMPLETE, (keys.CHIPS, keys.INDEX)))
         return self
 
     def __exit__(

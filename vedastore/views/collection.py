@@ -360,6 +360,7 @@ class Collection(Arrays):
         workers: int | None = None,
         client: Any = None,
         progress: Callable[[int, int | None], None] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> ExportReport:
         """Write a version, this one unless it is named, as a release; of a selection, a smaller one.
 
@@ -370,7 +371,7 @@ class Collection(Arrays):
         Parameters
         ----------
         dest : path
-            A ``.tar.gz``, ``.tgz`` or ``.tar``; it appears whole or not at all.
+            A ``.tar.gz``, ``.tgz`` or ``.tar``, also ``s3://``; it appears whole or not at all.
         for_import : bool
             Leave out all but images and labels, as bulk import takes them; the report's ``request`` is the body.
         overwrite : bool
@@ -384,6 +385,8 @@ class Collection(Arrays):
             A cluster to run on; the active client without it, if there is one.
         progress : callable, optional
             Called with members done and in all.
+        storage_options : mapping, optional
+            As in :func:`open`, for an archive on S3; those of the store without them.
 
         Raises
         ------
@@ -408,6 +411,7 @@ class Collection(Arrays):
             workers=workers,
             client=client,
             progress=progress,
+            storage_options=storage_options,
         )
 
     def verify(
@@ -418,6 +422,7 @@ class Collection(Arrays):
         workers: int | None = None,
         client: Any = None,
         progress: Callable[[int, int | None], None] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> VerifyReport:
         """Read the whole version again and check it, of a selection too.
 
@@ -433,6 +438,8 @@ class Collection(Arrays):
             A cluster to run on; the active client without it, if there is one.
         progress : callable, optional
             Called with members done and in all.
+        storage_options : mapping, optional
+            As in :func:`open`, for a release on S3; those of the store without them.
 
         Raises
         ------
@@ -448,6 +455,7 @@ class Collection(Arrays):
             workers=workers,
             client=client,
             progress=progress,
+            storage_options=storage_options,
         )
 
     @property

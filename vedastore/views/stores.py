@@ -11,7 +11,7 @@ from vedastore.model import DEFAULT_LIMITS, LabelOptions
 from vedastore.ops import clean as clean_op
 from vedastore.ops import convert as convert_op
 from vedastore.ops.options import ConvertOptions
-from vedastore.spec.places import parse_place
+from vedastore.spec.places import check_options
 from vedastore.store.snapshot import Snapshot, open_snapshot
 from vedastore.views.collection import Collection
 
@@ -42,7 +42,7 @@ def open(
     UsageError
         When there is no such version, or the place cannot be read by this version of vedastore.
     """
-    _check_options(storage_options, store)
+    check_options(storage_options, store)
     return Collection(open_snapshot(store, version, storage_options))
 
 
@@ -84,7 +84,7 @@ def clean(
     ConflictError
         When the store changes all the time.
     """
-    _check_options(storage_options, store)
+    check_options(storage_options, store)
     return clean_op.clean(store, grace_days=grace_days, dry_run=dry_run, storage_options=storage_options)
 
 
@@ -147,7 +147,7 @@ def convert(
         When the target exists, or another writer was first.
     """
     only = _only(source)
-    _check_options(storage_options, only, store)
+    check_options(storage_options, only, store)
     options = ConvertOptions(
         mode=mode,
         label_coords=label_coords,
@@ -173,8 +173,3 @@ def _only(source: Any) -> str | os.PathLike[str]:
         raise UsageError(f"there are {len(sources)} sources", hint="convert one release to one store")
     only: str | os.PathLike[str] = sources[0]
     return only
-
-
-def _check_options(storage_options: Mapping[str, Any] | None, *places: str | os.PathLike[str]) -> None:
-    if storage_options and all(parse_place(place).bucket is None for place in places):
-        raise UsageError("storage_options belong to object stores, and these are local paths")
