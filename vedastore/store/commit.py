@@ -64,13 +64,14 @@ class Write:
     ) -> None:
         """Keep what landed or may have landed, whatever went wrong afterwards; remove everything else."""
         unknown = isinstance(error, UnknownOutcomeError)
-        if self._landed or unknown or (self._swapping and self._may_be_ours()):
+        kept = self._landed or unknown or (self._swapping and self._may_be_ours())
+        if kept:
             kind = error = traceback = None
         else:
             with suppress(StoreError):  # they belong to no version; the error that counts is another
                 for key in self._written:
                     self.objects.delete(key)
-        with suppress(StoreError) if self._landed else nullcontext():  # a marker that stays says nothing any more
+        with suppress(StoreError) if kept else nullcontext():  # a marker that stays hides no commit, and no other error
             self._claim.__exit__(kind, error, traceback)
 
     def name_bucket(self, spec: ChipSpec) -> str:
