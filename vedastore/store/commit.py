@@ -65,9 +65,9 @@ class Write:
         """Keep what landed or may have landed, whatever went wrong afterwards; remove everything else."""
         unknown = isinstance(error, UnknownOutcomeError)
         kept = self._landed or unknown or (self._swapping and self._may_be_ours())
-        if kept:
+        if kept and not unknown:  # where nobody knows, the claim leaves its place as it is
             kind = error = traceback = None
-        else:
+        elif not kept:
             with suppress(StoreError):  # they belong to no version; the error that counts is another
                 for key in self._written:
                     self.objects.delete(key)

@@ -214,7 +214,7 @@ def plan_drawing(
         told = f"a scale of {scale} makes no whole number of pixels of {size[0]} x {size[1]}"
         raise UsageError(told, hint="a power of 2 does for most sizes")
     names = list(classes) if order is None else list(order) if np.iterable(order) else []
-    if len(names) != len(classes) or not all(name in names for name in classes):
+    if len(names) != len(classes) or not all(isinstance(n, str) for n in names) or set(names) != set(classes):
         hint = f"name each once: {', '.join(classes)}"
         raise UsageError("order= has not just the classes of the collection, the topmost last", hint=hint)
     height = {name: index for index, name in enumerate(names)}
