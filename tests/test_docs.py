@@ -172,3 +172,18 @@ def run_cli(arguments):
     finally:
         signal.signal(signal.SIGTERM, handler)
     return status, printed.getvalue()
+
+
+def test_the_recipe_for_a_scheduler(demo, tmp_path, monkeypatch):
+    """It has the address of a cluster that is not there; the one of a cluster that is takes its place."""
+    from distributed import LocalCluster
+
+    (command,) = re.findall(
+        r"^vedastore (convert .* --scheduler) tcp://.*$", (ROOT / "docs/how-to.md").read_text(), re.MULTILINE
+    )
+    shutil.copy(demo / "demo-1.0.0.tar.gz", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with LocalCluster(n_workers=1, processes=False, protocol="tcp", dashboard_address=":0") as cluster:
+        code, printed = run_cli([*command.split(), cluster.scheduler_address])
+    assert code == 0, printed
+    assert "24 samples" in printed

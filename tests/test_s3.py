@@ -3,6 +3,8 @@
 import filecmp
 import os
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +184,34 @@ def test_the_command_line(tmp_path, s3, archive):
     assert run("convert", archive, url("r.zarr")).returncode == 4
     assert run("info", url("absent.zarr")).returncode == 5
     assert run("convert", url("absent.tar.gz"), tmp_path / "x.zarr").returncode == 3
+
+
+def test_what_the_how_to_says(tmp_path, s3, archive, monkeypatch):
+    """Its recipe on S3, as it stands there: commands, and Python with keys of the service of the tests."""
+    page = (Path(__file__).parents[1] / "docs" / "how-to.md").read_text()
+    section = page.partition("## Stores on S3\n")[2].partition("\n## ")[0]
+    commands, code = (
+        re.findall(rf"^```{kind}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE) for kind in ("sh", "py")
+    )
+    client = boto3.client("s3")
+    client.upload_file(str(archive), BUCKET, "ts_104-1.0.1.tar.gz")
+    for line in "".join(commands).splitlines():
+        command = [sys.executable, "-m", "vedastore.cli", *line.removeprefix("vedastore ").split()]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 0, line
+    assert "cars.tar.gz" in keys()
+    text = "".join(code).replace('"..."', '"tests"').replace("https://storage.example.org", s3.url)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(archive, "ts_104-1.0.1.tar.gz")
+    before, convert, after = re.split(r"(?m)^(collection = vs\.convert.*\n)", text)
+    for key in keys():
+        client.put_object_acl(Bucket=BUCKET, Key=key, ACL="public-read")  # for who opens it without credentials
+    namespace = {}
+    exec(before, namespace)
+    for entry in client.list_objects_v2(Bucket=BUCKET, Prefix="ts_104.zarr/")["Contents"]:
+        client.delete_object(Bucket=BUCKET, Key=entry["Key"])
+    exec(convert + after, namespace)
+    assert namespace["dataset"].sizes["sample"] == len(namespace["collection"]) == 12
+    assert "back.tar.gz" in keys()
 
 
 def test_options_are_those_of_s3fs(s3, archive, monkeypatch):
