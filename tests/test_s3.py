@@ -621,6 +621,10 @@ def sweep(s3, archive, tmp_path, steps):
         assert seen == 12 if landed else seen == 0 if landed is False else seen in {0, 12}, (told, seen)
         if not seen:
             vs.convert(archive, store)
+        vs.clean(
+            store, grace_days=0
+        )  # what was left behind: objects that no version names, the marker of the beginning
+        assert vs.clean(store, grace_days=0, dry_run=True).removed == 0
         assert_store_ok(download(f"s{place}.zarr", tmp_path / f"s{place}.zarr"), RELEASE)
     return count
 
