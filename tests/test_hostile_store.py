@@ -28,6 +28,8 @@ from vedastore.spec.root import ATTRIBUTE, _checksum, dump_json, seal
 
 MIB = 2**20
 LIMIT_BYTES = 512 * MIB
+PARTS = [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))]
+"""Of the stores of a kind: some in every run, the others in long ones."""
 BUCKET = "uint8-3x32x40"
 SHARD = f"chips/{BUCKET}/image/c/0/0/0/0"
 
@@ -629,9 +631,9 @@ TABLES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", PARTS)
 def test_tables(sound, tmp_path, part):
-    check(sound, tmp_path, dict(list(TABLES.items())[part::3]))
+    check(sound, tmp_path, dict(list(TABLES.items())[part::4]))
 
 
 # ------------------------------------------------------------------------------------------- files that are no objects
@@ -744,9 +746,9 @@ def test_export_writes_no_name_that_no_release_may_hold(sound, tmp_path, name):
     assert not (tmp_path / "back.tar.gz").exists()
 
 
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", PARTS)
 def test_files(sound, tmp_path, part):
-    check(sound, tmp_path, dict(list(FILES.items())[part::2]))
+    check(sound, tmp_path, dict(list(FILES.items())[part::4]))
 
 
 def test_a_store_may_be_a_link(sound, tmp_path):

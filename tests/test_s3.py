@@ -173,6 +173,7 @@ def test_other_processes_read(s3, archive):
     assert len(s3.requests) == 1  # not repeated: the connection still works
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path, s3, archive):
     def run(*arguments):
         command = [sys.executable, "-m", "vedastore.cli", *map(str, arguments)]
@@ -186,6 +187,7 @@ def test_the_command_line(tmp_path, s3, archive):
     assert run("convert", url("absent.tar.gz"), tmp_path / "x.zarr").returncode == 3
 
 
+@pytest.mark.slow
 def test_what_the_how_to_says(tmp_path, s3, archive, monkeypatch):
     """Its recipe on S3, as it stands there: commands, and Python with keys of the service of the tests."""
     page = (Path(__file__).parents[1] / "docs" / "how-to.md").read_text()
