@@ -97,9 +97,11 @@ def _plan(objects: Objects, root: Root, grace_seconds: float) -> _Plan:
             changed_seconds = modified
         elif not keys.is_ours(key):
             foreign += 1
-        elif modified > latest and not is_named(key):
+        elif is_named(key):
+            continue
+        elif modified > latest:
             waiting += 1
-        elif not is_named(key):
+        else:
             doomed[key] = size
     if changed_seconds > latest:
         return _Plan({}, waiting + len(doomed), foreign)
