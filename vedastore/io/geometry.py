@@ -199,6 +199,53 @@ def ground_area(shapes: Any) -> Any:
     return np.where(shapely.is_missing(shapes), np.nan, total)
 
 
+def normal_wkb(shapes: Any) -> list[bytes | None]:
+    """Return the WKB of shapes that is the same wherever a ring begins and whichever way it goes."""
+    import shapely
+
+    return dump_wkb(shapely.normalize(shapes))
+
+
+def centroid_distances(first: Any, second: Any) -> Any:
+    """Return how far the centroids of shapes are apart, in the coordinates' unit; NaN where one has none."""
+    import shapely
+
+    ends = [shapely.centroid(shapes) for shapes in (first, second)]
+    return np.hypot(shapely.get_x(ends[0]) - shapely.get_x(ends[1]), shapely.get_y(ends[0]) - shapely.get_y(ends[1]))
+
+
+def ground_distances(first: Any, second: Any) -> Any:
+    """Return how far the centroids of shapes are apart on WGS 84's ellipsoid, in metres; NaN where one has none."""
+    import pyproj
+    import shapely
+
+    ends = [axis(shapely.centroid(shapes)) for shapes in (first, second) for axis in (shapely.get_x, shapely.get_y)]
+    return np.array(pyproj.Geod(ellps="WGS84").inv(*ends)[2])
+
+
+def overlaps(first: Any, second: Any) -> Any:
+    """Return the intersection over union of shapes; NaN for what is not valid, or has many vertices.
+
+    Without either, GEOS may take long or give up.
+    """
+    import shapely
+
+    sound = np.ones(len(first), dtype=bool)
+    for shapes in (first, second):
+        sound &= shapely.get_num_coordinates(shapes) <= CHECKED_VERTICES
+        for places in find_invalid(shapes):
+            sound[places] = False
+    found = np.full(len(first), np.nan)
+    for index in np.flatnonzero(sound).tolist():
+        try:
+            shared = shapely.area(shapely.intersection(first[index], second[index]))
+        except shapely.GEOSException:
+            continue
+        union = shapely.area(first[index]) + shapely.area(second[index]) - shared
+        found[index] = shared / union if union > 0 else np.nan
+    return found
+
+
 def type_names(shapes: Any) -> set[str]:
     """Return the GeoParquet names of the geometry types that occur."""
     import shapely
