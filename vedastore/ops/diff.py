@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from vedastore.store.lookup import Positions
     from vedastore.store.snapshot import Snapshot
 
-_TOGETHER: Final = 1024
-"""Samples that differ, compared in detail at once."""
+_TOGETHER: Final = 2**14
+"""Samples that differ, read at once."""
+_OBJECTS_TOGETHER: Final = 2**14
+"""Objects of them that are compared at once, or those of one sample."""
 _DIGEST_BYTES: Final = 16
 """What is kept of the SHA-256 of a label or a text while all of them are compared."""
 _IMAGE_COLUMNS: Final = ("pixel_digest", "bucket", "row", "height", "width", "crs", "transform", "nodata", "flags")
@@ -70,7 +72,7 @@ def diff(
     """Compare two versions, of one store or of two; see ``Collection.diff``.
 
     All ids, digests of images and labels, and columns are compared. What differs is read in detail: memory grows with
-    the differences, and by some 100 bytes for each sample.
+    the differences, and by some 200 bytes for each sample.
 
     Parameters
     ----------
@@ -212,18 +214,26 @@ def _iter_labels(old: Snapshot, new: Snapshot, pairs: _Pairs) -> Iterator[LabelD
     ]
     for part in pairs.parts():
         a, b = (
-            _read(snapshot.table("samples"), at, ("classes", "geometry"))
+            _read(snapshot.table("samples"), at, ("classes", "geometry", "objects"))
             for snapshot, at in ((old, part.old), (new, part.new))
         )
-        objects: dict[int, list[ObjectDiff]] = defaultdict(list)
-        sides = (_objects(s, at) for s, at in zip(spilled, (part.old, part.new), strict=True))
-        for owner, found in match_objects(*sides):
-            objects[owner].append(found)
+        objects = _compare_objects(spilled, part, *(table.column("objects").to_numpy() for table in (a, b)))
         moved, metres = _footprints(*(table.column("geometry").to_pylist() for table in (a, b)))
         classes = zip(*(table.column("classes").to_pylist() for table in (a, b)), strict=True)
         for i, (sample_id, (had, has)) in enumerate(zip(old.lookup.names(part.old), classes, strict=True)):
             added, removed = tuple(sorted({*has} - {*had})), tuple(sorted({*had} - {*has}))
             yield LabelDiff(sample_id, added, removed, moved[i], metres[i], tuple(objects.get(i, ())))
+
+
+def _compare_objects(spilled: list[SpilledObjects], pairs: _Pairs, *counts: Any) -> dict[int, list[ObjectDiff]]:
+    """Return what became of the objects of some samples that have so many in each version, by the samples' places."""
+    found: dict[int, list[ObjectDiff]] = defaultdict(list)
+    parts = np.cumsum(np.add(*counts, dtype="i8")) // _OBJECTS_TOGETHER
+    for places in np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(parts)) + 1):
+        sides = (_objects(s, at[places]) for s, at in zip(spilled, (pairs.old, pairs.new), strict=True))
+        for owner, told in match_objects(*sides):
+            found[int(places[owner])].append(told)
+    return found
 
 
 def _footprints(old: list[bytes | None], new: list[bytes | None]) -> tuple[list[bool], list[float | None]]:
