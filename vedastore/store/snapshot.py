@@ -133,8 +133,8 @@ class Snapshot:
     @property
     def top(self) -> str:
         """The top folder of the release; an empty text where it has none."""
-        first = next(self.iter_images(), None)
-        return "" if first is None else classify(first.member).top
+        first = self.table("samples").take([0] if self.version.samples else [], ("image_member",))
+        return classify(first[0]["image_member"]).top if first else ""
 
     def iter_labels(self, positions: Positions | None = None) -> Iterator[StoredFile]:
         """Yield every label file, or those at some positions, in the order that they had in the release."""
