@@ -489,6 +489,14 @@ def test_shapes_that_are_not_sound_have_no_overlap():
         assert found.distance_px == pytest.approx(shape.centroid.distance(shapely.Point(5, 4.5)))
 
 
+def test_shapes_beyond_all_numbers():
+    big, empty = shapely.box(-1e308, 0, 1e308, 1), shapely.Polygon()
+    for shape in (big, empty):
+        (found,) = match_objects(objects(("car", shape)), objects(("car", shapely.box(0, 0, 1, 1))))[:1]
+        assert (found[1].distance_px, found[1].iou) == (None, None)
+        assert told(objects(("car", shape)), objects(("car", shape))) == []
+
+
 def test_more_than_can_be_compared_is_told_as_removed_and_added(monkeypatch):
     old, new = (objects(*(("car", shapely.box(i, y, i + 1, y + 1)) for i in range(9))) for y in (0.0, 0.5))
     assert {change for change, *_ in told(old, new)} == {"moved"}

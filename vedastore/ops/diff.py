@@ -87,8 +87,7 @@ def diff(
         When an index is damaged.
     """
     open_ended = positions is None or others is not None
-    mine = np.arange(old.version.samples) if positions is None else np.sort(positions)
-    theirs = np.arange(new.version.samples) if others is None else np.sort(others)
+    mine, theirs = _sorted(old, positions), _sorted(new, others)
     pairs, removed, added = _match(old, new, mine, theirs)
     image, label = (_differing(old, new, pairs, name) for name in ("image_digest", "label"))
     columns, other_values = _compare_columns(old, new, pairs)
@@ -108,6 +107,12 @@ def diff(
             if (a := getattr(old.version, name)) != (b := getattr(new.version, name))
         ),
     )
+
+
+def _sorted(snapshot: Snapshot, positions: Positions | None) -> Positions:
+    """Return positions upwards; those of all samples that are really there without them."""
+    everything = int(snapshot.table("samples").starts[-1])
+    return np.arange(everything) if positions is None else np.sort(positions)
 
 
 def _match(old: Snapshot, new: Snapshot, mine: Positions, theirs: Positions) -> tuple[_Pairs, Positions, Positions]:
