@@ -432,9 +432,10 @@ def test_only_what_differs_is_read_in_detail(tmp_path, groups):
 def test_ids_that_occur_twice_are_damage(tmp_path, monkeypatch, store):
     from vedastore.store.lookup import Lookup
 
-    monkeypatch.setattr(Lookup, "id_parts", lambda self, positions: [self.ids(0).take([0] * len(positions))])
+    other = vs.convert(tmp_path / "r.tar", tmp_path / "other.zarr", label_coords="pixel")
+    monkeypatch.setattr(Lookup, "id_parts", lambda self, positions: [self.ids(0).slice(0, 1)] * len(positions))
     with pytest.raises(StoreError, match="same id"):
-        store.diff("1")
+        store.diff(other)
 
 
 # --------------------------------------------------------------------------------------------------- matching objects

@@ -31,7 +31,7 @@ from vedastore.spec.release import comparable
 from vedastore.store.spilled import SpilledObjects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vedastore.store.index import TableReader
     from vedastore.store.lookup import Positions
@@ -71,8 +71,9 @@ def diff(
 ) -> DiffReport:
     """Compare two versions, of one store or of two; see ``Collection.diff``.
 
-    All ids, digests of images and labels, and columns are compared. What differs is read in detail: memory grows with
-    the differences, and by some 200 bytes for each sample.
+    Where both versions have the same row of the same index file, it is not read. Of all other samples the ids, digests
+    of images and labels, and columns are compared. What differs is read in detail: memory grows with the differences,
+    and by some 200 bytes for each sample.
 
     Parameters
     ----------
@@ -88,13 +89,14 @@ def diff(
     """
     open_ended = positions is None or others is not None
     mine, theirs = _sorted(old, positions), _sorted(new, others)
-    pairs, removed, added = _match(old, new, mine, theirs)
+    shared = _find_shared(old, new, mine, theirs)
+    pairs, removed, added = _match(old, new, *_without(shared, mine, theirs))
     image, label = (_differing(old, new, pairs, name) for name in ("image_digest", "label"))
     columns, other_values = _compare_columns(old, new, pairs)
     return DiffReport(
         old=Side(old.objects.url, old.version.version, len(mine)),
-        new=Side(new.objects.url, new.version.version, len(theirs) if open_ended else len(pairs)),
-        same=int(np.count_nonzero(~(image | label | other_values))),
+        new=Side(new.objects.url, new.version.version, len(theirs) if open_ended else len(mine) - len(removed)),
+        same=len(shared) + int(np.count_nonzero(~(image | label | other_values))),
         added=tuple(new.lookup.names(added)) if open_ended else (),
         removed=tuple(old.lookup.names(removed)),
         images=tuple(_iter_images(old, new, pairs.chosen(image))),
@@ -109,18 +111,41 @@ def diff(
     )
 
 
+# ------------------------------------------------------------------------------------------------------ which is which
+
+
 def _sorted(snapshot: Snapshot, positions: Positions | None) -> Positions:
     """Return positions upwards; those of all samples that are really there without them."""
     everything = int(snapshot.table("samples").starts[-1])
     return np.arange(everything) if positions is None else np.sort(positions)
 
 
+def _find_shared(old: Snapshot, new: Snapshot, mine: Positions, theirs: Positions) -> _Pairs:
+    """Return the samples that are one row of one file in both versions: nothing of them can differ."""
+    nothing = np.empty(0, "i8")
+    if old.objects.url != new.objects.url:
+        return _Pairs(nothing, nothing)
+    files = {file: number for number, file in enumerate(old.version.samples_files)}
+    numbers = np.array([files.get(file, -1) for file in new.version.samples_files])
+    owner, row = old.row_sources(mine)
+    other_owner, other_row = new.row_sources(theirs)
+    codes = [
+        row * len(files) + owner,
+        np.where(numbers[other_owner] < 0, -1, other_row * len(files) + numbers[other_owner]),
+    ]
+    _, at, other_at = np.intersect1d(*codes, return_indices=True)  # -1 is none of the old codes
+    return _Pairs(mine[at], theirs[other_at])
+
+
+def _without(pairs: _Pairs, mine: Positions, theirs: Positions) -> tuple[Positions, Positions]:
+    return np.setdiff1d(mine, pairs.old, assume_unique=True), np.setdiff1d(theirs, pairs.new, assume_unique=True)
+
+
 def _match(old: Snapshot, new: Snapshot, mine: Positions, theirs: Positions) -> tuple[_Pairs, Positions, Positions]:
-    """Return the samples that both have, those of the old version alone, and those of the new one alone."""
-    ids = [_ids(old, mine), _ids(new, theirs)]
-    at = pc.index_in(ids[0], value_set=ids[1]).fill_null(-1).to_numpy()
+    """Return the samples that both have, by id, those of the old version alone, and those of the new one alone."""
+    at = pc.index_in(_ids(old, mine), value_set=_ids(new, theirs)).fill_null(-1).to_numpy()
     pairs = _Pairs(mine[at >= 0], theirs[at[at >= 0]])
-    return pairs, mine[at < 0], np.setdiff1d(theirs, pairs.new, assume_unique=True)
+    return pairs, *_without(pairs, mine, theirs)
 
 
 def _ids(snapshot: Snapshot, positions: Positions) -> Any:
@@ -135,19 +160,16 @@ def _ids(snapshot: Snapshot, positions: Positions) -> Any:
 
 def _differing(old: Snapshot, new: Snapshot, pairs: _Pairs, name: str) -> Any:
     """Tell which pairs have other values in a column, (n,); a version without it has no value in any."""
-    a, b = (_read_column(s.table("samples"), name) for s in (old, new))
-    a = None if a is None else a.take(pa.array(pairs.old))
-    b = None if b is None else b.take(pa.array(pairs.new))
+    a, b = (_read_column(s.table("samples"), at, name) for s, at in ((old, pairs.old), (new, pairs.new)))
     if a is None or b is None or a.type != b.type:
-        valued = [column.is_valid().to_numpy(zero_copy_only=False) for column in (a, b) if column is not None]
+        valued = [column.is_valid().to_numpy() for column in (a, b) if column is not None]
         return np.logical_or.reduce([np.zeros(len(pairs), bool), *valued])
     equal = pc.fill_null(pc.equal(a, b), False)
-    neither = pc.and_(a.is_null(), b.is_null())
-    return ~pc.or_(equal, neither).to_numpy(zero_copy_only=False)
+    return ~pc.or_(equal, pc.and_(a.is_null(), b.is_null())).to_numpy()
 
 
-def _read_column(table: TableReader, name: str) -> Any:
-    """Return a column in a form that can be compared, a pyarrow Array; None where the table has no such column.
+def _read_column(table: TableReader, positions: Positions, name: str) -> Any:
+    """Return a column in a form that can be compared, a ChunkedArray; None where the table has no such column.
 
     Texts and bytes are digests, so that it is of bounded size; numbers are their bits, so that NaN is NaN.
     """
@@ -155,16 +177,17 @@ def _read_column(table: TableReader, name: str) -> Any:
         return None
     kind = table.schema.field(name).type
     if pa.types.is_binary(kind) or pa.types.is_string(kind):
-        parts = [_digests(part.column(0).to_pylist()) for part in table.iter_batches([name])]
-        return pa.concat_arrays([pa.array([], pa.binary(_DIGEST_BYTES)), *parts])
-    whole = table.read([name]).column(0).combine_chunks()
-    return whole.view("int64") if pa.types.is_floating(kind) else whole
+        return _read(table, positions, (name,), _digests).column(0)
+    column = _read(table, positions, (name,)).column(0)
+    return pa.chunked_array([part.view("int64") for part in column.chunks]) if pa.types.is_floating(kind) else column
 
 
-def _digests(values: list[Any]) -> Any:
+def _digests(part: Any) -> Any:
+    """Return a table of one column with digests in place of its texts or bytes."""
+    values = part.column(0).to_pylist()
     raw = (value.encode() if isinstance(value, str) else value for value in values)
     found = [None if value is None else hashlib.sha256(value).digest()[:_DIGEST_BYTES] for value in raw]
-    return pa.array(found, pa.binary(_DIGEST_BYTES))
+    return pa.table([pa.array(found, pa.binary(_DIGEST_BYTES))], part.column_names)
 
 
 def _compare_columns(old: Snapshot, new: Snapshot, pairs: _Pairs) -> tuple[tuple[ColumnDiff, ...], Any]:
@@ -181,13 +204,14 @@ def _compare_columns(old: Snapshot, new: Snapshot, pairs: _Pairs) -> tuple[tuple
     return tuple(found), anywhere
 
 
-def _read(table: TableReader, positions: Positions, columns: tuple[str, ...]) -> Any:
-    """Return rows at positions in any order; one row group is in memory besides them."""
+def _read(
+    table: TableReader, positions: Positions, columns: tuple[str, ...], change: Callable[[Any], Any] = lambda part: part
+) -> Any:
+    """Return rows at positions in any order, each part changed; one row group is in memory besides them."""
     order = np.argsort(positions, kind="stable")
-    parts = [table.read_rows(run, columns) for run in table.split(positions[order]) if len(run)]
-    back = np.empty(len(order), "i8")
-    back[order] = np.arange(len(order))
-    return pa.concat_tables(parts).take(pa.array(back))
+    parts = [change(table.read_rows(run, columns)) for run in table.split(positions[order]) if len(run)]
+    found = pa.concat_tables([change(table.read(columns, [])), *parts]).combine_chunks()
+    return found if (np.diff(order) == 1).all() else found.take(pa.array(np.argsort(order)))
 
 
 # --------------------------------------------------------------------------------------------------------- the details
@@ -265,6 +289,8 @@ def _objects(spilled: SpilledObjects, positions: Positions) -> Objects:
 
 def _compare_members(old: Snapshot, new: Snapshot) -> Iterator[MemberDiff]:
     """Yield the members besides images and labels that are other; order and top folder do not count."""
+    if old.objects.url == new.objects.url and old.version.index["members"] == new.version.index["members"]:
+        return
     a, b = map(_member_digests, (old, new))
     for name in sorted({*a, *b}):
         if a.get(name) != b.get(name):
