@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -190,10 +191,15 @@ def base(tmp_path_factory):
 
 
 def check_successor(base, folder, chips):
-    new = convert(pack(chips, folder / "new.tar", top="another"), folder / "new.zarr")
-    report = base.diff(new)
+    """Compare with a version of the same store, and with one of another store."""
+    path = pack(chips, folder / "new.tar", top="another")
+    shutil.copytree(base.store, folder / "same.zarr")
+    same = vs.convert(path, folder / "same.zarr", mode="append", version="2", label_coords="pixel")
+    report = vs.open(folder / "same.zarr", "1").diff(same)
     check(report, chips)
-    there_and_back(report, new.diff(base))
+    there_and_back(report, same.diff("1"))
+    alone = base.diff(convert(path, folder / "alone.zarr"))
+    assert replace(alone, old=report.old, new=report.new) == report
 
 
 def there_and_back(report, back):
@@ -424,9 +430,28 @@ def test_only_what_differs_is_read_in_detail(tmp_path, groups):
     b = a.assign(seen={a[4199].id: 1})
     groups.clear()
     assert a.diff(b).columns[0].samples == (a[4199].id,)
-    read = {name for table, columns, _ in groups for name in columns if table == "samples"}
-    assert read == {"id", "image_digest", "label", "split", "seen", "image_member"}
-    assert not any(table == "features" for table, _, _ in groups)
+    assert {(table, *columns) for table, columns, _ in groups} == {
+        ("samples", name) for name in ("id", "image_digest", "label", "split", "seen")
+    }
+
+
+def test_what_is_shared_is_not_read(tmp_path, groups):
+    old = make_release(12)
+    members = dict(old.members)
+    members[f"{old.top}/labels/3.json"] = shifted(members[f"{old.top}/labels/3.json"], 0.7)
+    members[f"{old.top}/labels/7.json"] += b" "
+    del members[f"{old.top}/images/11.tif"], members[f"{old.top}/labels/11.json"]
+    a = vs.convert(old.tar(tmp_path / "1.tar"), tmp_path / "s.zarr")
+    path = Release(members, old.top).tar(tmp_path / "2.tar")
+    b = vs.convert(path, tmp_path / "s.zarr", mode="append", version="2")
+    assert b._snapshot.version.parts
+    groups.clear()
+    report = vs.open(a.store, "2").diff(a)
+    assert (report.added, report.removed, report.same) == (("11",), (), 9)
+    assert {label.id: label.rewritten for label in report.labels} == {"3": False, "7": True}
+    groups.clear()
+    assert not vs.open(a.store).diff("2").differs
+    assert {tuple(columns) for _, columns, chosen in groups if chosen != []} == {("position",)}
 
 
 def test_ids_that_occur_twice_are_damage(tmp_path, monkeypatch, store):
