@@ -10,6 +10,7 @@ import numpy as np
 
 from vedastore.errors import SampleNotFoundError, UsageError, escape
 from vedastore.model import DEFAULT_LIMITS
+from vedastore.ops import diff as diff_op
 from vedastore.ops import export as export_op
 from vedastore.ops import verify as verify_op
 from vedastore.ops.select import find_bounds
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from vedastore.model import Limits, Task
+    from vedastore.ops.differences import DiffReport
     from vedastore.ops.export import ExportReport
     from vedastore.ops.verify import VerifyReport
     from vedastore.views.sample import Sample
@@ -333,6 +335,37 @@ class Collection(Changes):
             progress=progress,
             storage_options=storage_options,
         )
+
+    def diff(self, other: str | Collection) -> DiffReport:
+        """Tell what changed from this version to another one: samples, images, labels, columns, other members.
+
+        Samples are compared by id: first the digests of their files, then what is other of those that differ. No pixels
+        are read. Names of folders and the order of the release do not count.
+
+        Parameters
+        ----------
+        other : str or Collection
+            A version of this store, or any collection. Of a selection and a version's name, the samples of the
+            selection are looked up in that version; of two selections, their samples are compared.
+
+        Returns
+        -------
+        DiffReport
+            ``differs``; ``counts``; ids that were ``added`` and ``removed``; and a record for each image, label,
+            column, member and field that changed. ``to_dict()`` gives plain values. Memory grows with the differences.
+
+        Raises
+        ------
+        UsageError
+            When there is no such version.
+        StoreError
+            When an index is damaged.
+        """
+        whole = self._whole and (isinstance(other, str) or other._whole)  # noqa: SLF001 - one of the same class
+        mine = None if whole else self._positions
+        if isinstance(other, str):
+            return diff_op.diff(self._snapshot, open_version(self._snapshot.objects, other), mine)
+        return diff_op.diff(self._snapshot, other._snapshot, mine, None if whole else other._positions)  # noqa: SLF001
 
     @property
     def _positions(self) -> Any:
