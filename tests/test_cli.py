@@ -65,6 +65,7 @@ def test_json_documents(tmp_path, source):
         "equivalent": 0,
         "problems": [],
         "notes": [],
+        "repaired": [],
     }
     assert run_json("versions", store)["versions"][0]["samples"] == 4
     assert run_json("export", store, tmp_path / "b.tgz")["identical"] == 10

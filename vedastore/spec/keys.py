@@ -15,6 +15,8 @@ ARRAY: Final = "image"
 TABLES: Final = ("samples", "features", "members")
 LISTS: Final = ("skipped",)
 """Tables that a version has only where the root document cannot hold what they say."""
+PART_TABLES: Final = ("samples", "features", "removed")
+"""Tables of a part of a version; not every part has the last."""
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
 _DRAFT = r"\.[0-9a-f]{32}"
@@ -27,13 +29,13 @@ _OURS = re.compile(
             r"\.vedastore-probe-[0-9a-f]{32}",
             rf"{CHIPS}/({_BUCKET.pattern}/({ARRAY}/)?)?{_GROUP}",
             rf"{CHIPS}/{_BUCKET.pattern}/{ARRAY}/c/[0-9]+/0/0/0",
-            rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS))})\.parquet",
+            rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PART_TABLES[2:]))})\.parquet",
             rf"{INDEX}/[0-9a-f]{{32}}/((root|stats[^/]*)\.json|\.(root|stats[^/]*)\.json{_DRAFT})",
         )
     )
 )
 _SHARD = re.compile(rf"{CHIPS}/([^/]+)/{ARRAY}/c/([0-9]{{1,18}})/0/0/0")
-_INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members|skipped)\.parquet")
+_INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members|skipped|removed)\.parquet")
 _WRITE = re.compile(r"[0-9a-f]{32}")
 
 

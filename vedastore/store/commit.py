@@ -144,4 +144,4 @@ class Write:
             message = f"the commit failed, and the root cannot be read back: {error.message}"
             raise UnknownOutcomeError(message, where=error.where) from error
         versions = () if current is None else current[0].versions  # others may have built on ours meanwhile
-        return any(keys.is_of_write(file.key, self.write_id) for v in versions for file in v.index.values())
+        return any(keys.is_of_write(file.key, self.write_id) for v in versions for file in v.files)

@@ -153,7 +153,7 @@ def _read(objects: Objects, key: str) -> tuple[bytes, Root]:
 
 def _check_whole(objects: Objects, root: Root) -> None:
     """Check that every object that a root names is there, with its size."""
-    for file in {file for version in root.versions for file in version.index.values()}:
+    for file in {file for version in root.versions for file in version.files}:
         if objects.size(file.key) != file.bytes:
             raise StoreError("it names what is not there", where=file.key)
     for name, bucket in root.buckets().items():

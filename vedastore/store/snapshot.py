@@ -14,11 +14,13 @@ from vedastore.io.geojson import parse_json
 from vedastore.io.objects import open_objects
 from vedastore.spec import keys
 from vedastore.spec.release import classify
+from vedastore.store.arrays import ArrayReader, array_buckets, merge_buckets
 from vedastore.store.chips import ShardReader
 from vedastore.store.commit import read_root
 from vedastore.store.copies import HINT, may_restore
-from vedastore.store.index import TableReader
+from vedastore.store.index import TableFile
 from vedastore.store.lookup import Lookup
+from vedastore.store.overlay import Overlay
 from vedastore.store.scratch import sort_by_ordinal
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from vedastore.io.objects import Objects
     from vedastore.model import Fidelity, Limits
     from vedastore.spec.root import Root, Version
+    from vedastore.store.index import TableReader
     from vedastore.store.lookup import Positions
 
 
@@ -89,15 +92,32 @@ class Snapshot:
         return {}
 
     @cached_property
-    def _readers(self) -> dict[str, ShardReader]:
+    def _readers(self) -> dict[str, ShardReader | ArrayReader]:
+        return {}
+
+    @cached_property
+    def _overlays(self) -> dict[int, Overlay]:
         return {}
 
     def table(self, name: str) -> TableReader:
         """Return the reader of an index table; a process that was forked has readers of its own."""
-        key = (name, os.getpid())
+        key = (name, process := os.getpid())
         if key not in self._tables:
-            self._tables[key] = TableReader(self.objects, name, self.version)
+            if self.version.parts and name in {"samples", "features"}:
+                if process not in self._overlays:
+                    self._overlays[process] = Overlay(self.objects, self.version)
+                self._tables[key] = self._overlays[process].open(name)
+            else:
+                file, samples = self.version.index[name], self.version.samples
+                self._tables[key] = TableFile(self.objects, name, self.version, file, samples)
         return self._tables[key]
+
+    def read_places(self, positions: Positions, columns: Sequence[str]) -> Any:
+        """Return what `TableReader.read_rows` does of ``samples``, with shapes as buckets and rows of their arrays.
+
+        Those of one shape that several writes have made are one array then, which `chips` reads.
+        """
+        return merge_buckets(self.table("samples").read_rows(positions, columns), self.version)
 
     @property
     def lookup(self) -> Lookup:
@@ -108,12 +128,16 @@ class Snapshot:
             self._lookups[process] = Lookup(self.table("samples"), self.version.classes, features)
         return self._lookups[process]
 
-    def chips(self, bucket: str) -> ShardReader:
-        """Return the reader of a bucket's chips."""
+    def chips(self, bucket: str) -> ShardReader | ArrayReader:
+        """Return the reader of a bucket's chips, or of those of all buckets of a shape."""
         if bucket not in self._readers:
-            if bucket not in self.version.buckets:
+            names = [*array_buckets(self.version, bucket)] or [bucket]
+            if len(names) > 1:
+                self._readers[bucket] = ArrayReader(self.objects, self.version, bucket)
+            elif names[0] in self.version.buckets:
+                self._readers[bucket] = ShardReader(self.objects, names[0], self.version.buckets[names[0]].spec)
+            else:
                 raise StoreError(f"the version has no bucket {bucket!r}", where=self.objects.url)
-            self._readers[bucket] = ShardReader(self.objects, bucket, self.version.buckets[bucket].spec)
         return self._readers[bucket]
 
     def read_label(self, position: int) -> bytes:
