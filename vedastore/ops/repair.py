@@ -69,7 +69,7 @@ def _write_metadata(objects: Objects) -> Iterator[Finding]:
                 objects.replace(key, documents[key])
             elif not _swap_root(objects, documents[key]):
                 continue
-            yield Finding(found.rule, f"written again: {found.message}", key)
+            yield Finding(found.rule, "written again", key)
     if require_root(objects).write_id != root.write_id:  # a writer has removed the copy meanwhile
         objects.delete(copy)
 
