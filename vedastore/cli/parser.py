@@ -46,9 +46,16 @@ def _add_release_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub = command(
         "convert", releases.convert, "turn a release into a store", "vedastore convert ts_104-1.0.1.tar.gz ts_104.zarr"
     )
-    sub.add_argument("source", nargs="+", metavar="SOURCE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
+    sub.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="a .tar.gz, .tgz or .tar, or an extracted directory; several become versions, in their order",
+    )
     sub.add_argument("store", metavar="STORE", help="the store's directory")
-    sub.add_argument("--overwrite", action="store_true", help="replace a store that is there")
+    existing = sub.add_mutually_exclusive_group()
+    existing.add_argument("--append", action="store_true", help="add a version to a store that is there")
+    existing.add_argument("--overwrite", action="store_true", help="replace a store that is there")
     sub.add_argument(
         "--on-error", choices=["raise", "skip"], default="raise", help="refuse the release, or leave bad samples out"
     )

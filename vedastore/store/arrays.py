@@ -69,8 +69,9 @@ class ArrayReader:
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
         numbers = np.unique(owner).tolist()
         if len(numbers) == 1:
-            return self._readers[numbers[0]].read_rows(wanted - self._starts[numbers[0]])
-        chips = allocate(self.spec, len(wanted), self._url)
+            one: Array = self._readers[numbers[0]].read_rows(wanted - self._starts[numbers[0]])
+            return one
+        chips: Array = allocate(self.spec, len(wanted), self._url)
         for number in numbers:
             here = np.flatnonzero(owner == number)
             chips[here] = self._readers[number].read_rows(wanted[here] - self._starts[number])

@@ -67,7 +67,7 @@ class KnownChips:
     def find_pixels(self, digest: bytes, shape: str) -> tuple[str, int] | None:
         """Return the bucket and the row of a chip of a shape by the digest of its pixels, which proves nothing yet."""
         found = self._place(self._pixels.find(digest))
-        return found if found is not None and keys.bucket_shape(found[0]) == shape else None
+        return found if found is not None and keys.bucket_shape(found[0]) == keys.bucket_shape(shape) else None
 
     def _place(self, at: int | None) -> tuple[str, int] | None:
         return None if at is None else (self._names[self._bucket[at]], int(self._row[at]))

@@ -99,18 +99,32 @@ class Snapshot:
     def _overlays(self) -> dict[int, Overlay]:
         return {}
 
+    @property
+    def _overlay(self) -> Overlay:
+        if (process := os.getpid()) not in self._overlays:
+            self._overlays[process] = Overlay(self.objects, self.version)
+        return self._overlays[process]
+
     def table(self, name: str) -> TableReader:
         """Return the reader of an index table; a process that was forked has readers of its own."""
-        key = (name, process := os.getpid())
+        key = (name, os.getpid())
         if key not in self._tables:
             if self.version.parts and name in {"samples", "features"}:
-                if process not in self._overlays:
-                    self._overlays[process] = Overlay(self.objects, self.version)
-                self._tables[key] = self._overlays[process].open(name)
+                self._tables[key] = self._overlay.open(name)
             else:
                 file, samples = self.version.index[name], self.version.samples
                 self._tables[key] = TableFile(self.objects, name, self.version, file, samples)
         return self._tables[key]
+
+    @property
+    def slots(self) -> Positions:
+        """What tells the sample at each position to the parts of later versions; see `store.overlay`."""
+        return self._overlay.layout.slots if self.version.parts else np.arange(self.version.samples)
+
+    @property
+    def next_slot(self) -> int:
+        """The first slot that no sample has had."""
+        return self._overlay.layout.ends[-1] if self.version.parts else self.version.samples
 
     def read_places(self, positions: Positions, columns: Sequence[str]) -> Any:
         """Return what `TableReader.read_rows` does of ``samples``, with shapes as buckets and rows of their arrays.
@@ -152,7 +166,7 @@ class Snapshot:
 
     def iter_images(self, positions: Positions | None = None) -> Iterator[StoredImage]:
         """Yield every image, or those at some positions, in the order of the samples."""
-        for part in self._iter_rows(positions, tuple(_IMAGE_COLUMNS)):
+        for part in self.iter_rows(positions, tuple(_IMAGE_COLUMNS)):
             yield from map(_stored_image, part.to_pylist())
 
     @property
@@ -182,10 +196,10 @@ class Snapshot:
         return next((m for m in self.iter_members() if m.kind == kind), None)
 
     def _iter_files(self, positions: Positions, columns: tuple[str, str, str]) -> Iterator[tuple[int, str, bytes]]:
-        for part in self._iter_rows(positions, columns):
+        for part in self.iter_rows(positions, columns):
             yield from zip(*(part.column(name).to_pylist() for name in columns), strict=True)
 
-    def _iter_rows(self, positions: Positions | None, columns: Sequence[str]) -> Iterator[Any]:
+    def iter_rows(self, positions: Positions | None, columns: Sequence[str]) -> Iterator[Any]:
         """Yield rows of the samples at some positions, a few at a time; only row groups that have some are read."""
         table = self.table("samples")
         for run in table.split(self._every(positions)):

@@ -42,6 +42,7 @@ _DICTIONARY: Final = {
     "features": ["id", "class"],
     "members": ["kind"],
     "skipped": ["rules.list.element"],
+    "removed": [],
 }
 
 
@@ -114,10 +115,12 @@ class TableWriter:
         return self._bounds.get("geometry")
 
     def append(self, columns: Mapping[str, Any], shapes: Mapping[str, Any] | None = None) -> None:
-        """Add rows: columns are lists or arrays, ``shapes`` what those of geometries are."""
+        """Add rows: columns are lists, arrays or Arrow's own, ``shapes`` what those of geometries are."""
         import pyarrow as pa
 
-        rows = pa.table([arrow_array(columns[f.name], f.type) for f in self._schema], schema=self._schema)
+        given = [(columns[field.name], field.type) for field in self._schema]
+        made = [v if isinstance(v, pa.Array | pa.ChunkedArray) else arrow_array(v, kind) for v, kind in given]
+        rows = pa.table(made, schema=self._schema)
         self.append_table(rows, shapes)
 
     def append_table(self, rows: Any, shapes: Mapping[str, Any] | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from vedastore.errors import UsageError
 from vedastore.io.objects import open_objects
 from vedastore.model import DEFAULT_LIMITS, LabelOptions
 from vedastore.ops import clean as clean_op
@@ -147,7 +146,7 @@ def convert(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     store: str | os.PathLike[str],
     *,
-    mode: Literal["create", "overwrite"] = "create",
+    mode: Literal["create", "overwrite", "append"] = "create",
     label_coords: Literal["auto", "pixel", "geographic"] = "auto",
     on_error: Literal["raise", "skip"] = "raise",
     label_field: str | None = None,
@@ -167,12 +166,14 @@ def convert(
 
     Parameters
     ----------
-    source : path
-        A ``.tar.gz``, ``.tgz`` or ``.tar``, also ``s3://``, or an extracted directory.
+    source : path, or list of paths
+        A ``.tar.gz``, ``.tgz`` or ``.tar``, also ``s3://``, or an extracted directory. Several releases of one
+        collection become versions of one store, in their order.
     store : path
         The store's directory, or ``s3://bucket/prefix``.
-    mode : {"create", "overwrite"}
-        Whether a store that is there already is a conflict, or is replaced.
+    mode : {"create", "overwrite", "append"}
+        Whether a store that is there already is a conflict, is replaced, or gets a version more. Images that any of its
+        versions has are not stored again; splits and added columns stay with the samples that keep their ids.
     label_coords : {"auto", "pixel", "geographic"}
         What the label coordinates of georeferenced samples are; ``"auto"`` tells from all of them, or refuses.
     on_error : {"raise", "skip"}
@@ -199,10 +200,12 @@ def convert(
     ReleaseError
         When the release is refused; no store is visible then, and the source is as it was.
     ConflictError
-        When the target exists, or another writer was first.
+        When the target exists, or another writer was first; when the store has a version of that name.
+    UsageError
+        When the release is of another collection than the store it is to be added to, or of another task.
     """
-    only = _only(source)
-    check_options(storage_options, only, store)
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    check_options(storage_options, *sources, store)
     options = ConvertOptions(
         mode=mode,
         label_coords=label_coords,
@@ -215,16 +218,7 @@ def convert(
         codec=codec,
         limits=limits or DEFAULT_LIMITS,
     )
-    report = convert_op.convert(
-        only, store, options, workers=workers, client=client, progress=progress, storage_options=storage_options
+    *_, report = convert_op.convert_all(
+        sources, store, options, workers=workers, client=client, progress=progress, storage_options=storage_options
     )
     return Collection(Snapshot(open_objects(store, storage_options), report.root, report.version))
-
-
-def _only(source: Any) -> str | os.PathLike[str]:
-    """Return the one source of a call."""
-    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
-    if len(sources) != 1:
-        raise UsageError(f"there are {len(sources)} sources", hint="convert one release to one store")
-    only: str | os.PathLike[str] = sources[0]
-    return only
