@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_other_libraries_read_it(stores, name, version):
     assert {sample_id: digest(values.tobytes()) for sample_id, values in pixels.items()} == expected["pixels"]
     columns = ["id", "class", "ordinal", "geometry_px", "area_px"]
     assert [" ".join(map(str, f)) for f in features[columns].itertuples(index=False)] == expected["features"]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_it_can_be_repaired(stores, tmp_path, name):
+    """There were no copies of root documents: a repair makes one, which then serves, and changes nothing else."""
+    store = tmp_path / "r.zarr"
+    shutil.copytree(stores / f"{name}.zarr", store)
+    before = objects(store)
+    (made,) = vs.repair(store).repaired
+    assert made.rule == "copy"
+    (store / "zarr.json").unlink()
+    assert [r.rule for r in vs.repair(store).repaired] == ["root"]
+    assert objects(store) == before | {Path(made.where): before[Path("zarr.json")]}
 
 
 def test_what_is_frozen_has_every_kind():

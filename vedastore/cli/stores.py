@@ -243,6 +243,10 @@ def versions(options: argparse.Namespace) -> int:
         {"version": v.version, "created": v.created, "samples": v.samples, "features": v.features, "parent": v.parent}
         for v in versions(options.store)
     ]
-    lines = (f"{v['version']}  {v['created']}  {v['samples']} samples, {v['features']} features" for v in found)
+    lines = (
+        f"{v['version']}  {v['created']}  {v['samples']} samples, {v['features']} features"
+        + (f"  made from {v['parent']}" if v["parent"] is not None else "")
+        for v in found
+    )
     tell(options, {"versions": found}, *lines)
     return 0
