@@ -93,7 +93,7 @@ def test_a_failed_overwrite_leaves_the_store(tmp_path):
     assert_store_ok(tmp_path / "r.zarr", release)
 
 
-@pytest.mark.parametrize("objects", range(1, 8))
+@pytest.mark.parametrize("objects", range(1, 10))
 def test_killed_after_any_object(tmp_path, objects):
     """SIGKILL when so many objects have been written; then nothing is visible, and a retry succeeds."""
     release = make_release(4)

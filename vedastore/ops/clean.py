@@ -111,7 +111,8 @@ def _plan(objects: Objects, root: Root, grace_seconds: float) -> _Plan:
 def _naming(root: Root) -> Callable[[str], bool]:
     """Return what tells whether a key is that of an object which a version has."""
     buckets = root.buckets()
-    named = {keys.chips_metadata(), *(file.key for version in root.versions for file in version.files)}
+    named = {keys.chips_metadata(), keys.root_copy(root.write_id)}
+    named |= {file.key for version in root.versions for file in version.files}
     for name in buckets:
         named |= {keys.bucket_metadata(name), keys.array_metadata(name)}
 

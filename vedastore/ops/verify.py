@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping
 
-    from vedastore.spec.root import IndexFile
+    from vedastore.io.objects import Objects
+    from vedastore.spec.root import IndexFile, Root
     from vedastore.store.snapshot import Snapshot
 
 
@@ -45,8 +46,8 @@ class VerifyReport:
 
     Without a release, ``byte_identical`` and ``equivalent`` count the images that come back as they were converted.
     With one they count the release's members, all kinds, by what the export of the version has in their place.
-    ``notes`` tell what is wrong with statistics that the store keeps: nothing depends on them, and they can be made
-    again.
+    ``notes`` tell what nothing depends on, and what can be made again: statistics that are kept and are wrong, and a
+    root document without a copy. ``repaired`` tells what a repair did.
     """
 
     ok: bool
@@ -56,6 +57,7 @@ class VerifyReport:
     equivalent: int
     problems: tuple[Finding, ...]
     notes: tuple[Finding, ...] = ()
+    repaired: tuple[Finding, ...] = ()
 
 
 def verify(
@@ -82,7 +84,7 @@ def verify(
         When the release cannot be read.
     """
     check_options(storage_options, *([] if against is None else [against]))
-    problems = [*_check_metadata(snapshot), *_check_index(snapshot)]
+    problems = [*check_metadata(snapshot.objects), *_check_index(snapshot)]
     counts: Counter[str] = Counter()
     if not any(p.rule == "index" for p in problems):
         with ExitStack() as stack:
@@ -94,7 +96,7 @@ def verify(
             if against is not None:
                 problems += comparison.compare(against, storage_options or snapshot.objects.options)
                 counts = comparison.counts
-    notes = () if problems else tuple(check_kept(snapshot, workers=workers, client=client))
+    notes = [] if problems else [*check_kept(snapshot, workers=workers, client=client)]
     return VerifyReport(
         ok=not problems,
         version=snapshot.version.version,
@@ -102,25 +104,47 @@ def verify(
         byte_identical=counts["identical"],
         equivalent=counts["equivalent"],
         problems=tuple(problems),
-        notes=notes,
+        notes=(*check_copy(snapshot.objects), *notes),
     )
 
 
-def _check_metadata(snapshot: Snapshot) -> Iterator[Finding]:
-    """Compare the root and every group's and array's metadata with what this version of the format writes."""
-    root = read_root(snapshot.objects)
-    if root is None:
-        raise StoreError("there is no store any more", where=snapshot.objects.url)
-    expected = {keys.ROOT: dump_root(root[0]), keys.chips_metadata(): dump_json(arrays.group_metadata())}
-    for name, bucket in root[0].buckets().items():
-        documents = arrays.bucket_documents(name, bucket.spec, bucket.rows)
-        expected |= {key: dump_json(document) for key, document in documents.items()}
+def implied_metadata(root: Root) -> dict[str, bytes]:
+    """Return every group's and array's metadata by key, as this version of the format writes it."""
+    documents = {keys.ROOT: dump_root(root), keys.chips_metadata(): dump_json(arrays.group_metadata())}
+    for name, bucket in root.buckets().items():
+        found = arrays.bucket_documents(name, bucket.spec, bucket.rows)
+        documents |= {key: dump_json(document) for key, document in found.items()}
+    return documents
+
+
+def check_metadata(objects: Objects) -> Iterator[Finding]:
+    """Compare the metadata with what the root document says, and the copy of the root with it, where there is one."""
+    root = require_root(objects)
+    expected = implied_metadata(root)
+    copy = keys.root_copy(root.write_id)
+    if objects.size(copy) is not None:
+        expected[copy] = expected[keys.ROOT]
     for key, wanted in expected.items():
         try:
-            if snapshot.objects.size(key) != len(wanted) or snapshot.objects.read(key) != wanted:
+            if objects.size(key) != len(wanted) or objects.read(key) != wanted:
                 yield Finding("metadata", "the metadata is not what the root document says", key)
         except StoreError as error:
             yield Finding("metadata", error.message, key)
+
+
+def check_copy(objects: Objects) -> Iterator[Finding]:
+    """Tell whether there is no copy of the root document, as in stores that were written before there were any."""
+    key = keys.root_copy(require_root(objects).write_id)
+    if objects.size(key) is None:
+        yield Finding("copy", "there is no copy of the root document; --repair makes one", key)
+
+
+def require_root(objects: Objects) -> Root:
+    """Return the root document of a store that was opened."""
+    found = read_root(objects)
+    if found is None:
+        raise StoreError("there is no store any more", where=objects.url)
+    return found[0]
 
 
 def _check_index(snapshot: Snapshot) -> Iterator[Finding]:

@@ -20,22 +20,23 @@ PARTS: Final = {"samples": "part-samples", "features": "part-features", "removed
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
 _DRAFT = r"\.[0-9a-f]{32}"
+_GROUP = rf"(zarr\.json|\.zarr\.json{_DRAFT})"
 _OURS = re.compile(
     "|".join(
         (
-            re.escape(ROOT),
-            rf"\.{re.escape(ROOT)}{_DRAFT}",
+            _GROUP,
             re.escape(INCOMPLETE),
             r"\.vedastore-probe-[0-9a-f]{32}",
-            rf"{CHIPS}/zarr\.json",
-            rf"{CHIPS}/{_BUCKET.pattern}/(zarr\.json|{ARRAY}/(zarr\.json|c/[0-9]+/0/0/0))",
+            rf"{CHIPS}/({_BUCKET.pattern}/({ARRAY}/)?)?{_GROUP}",
+            rf"{CHIPS}/{_BUCKET.pattern}/{ARRAY}/c/[0-9]+/0/0/0",
             rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PARTS.values()))})\.parquet",
-            rf"{INDEX}/[0-9a-f]{{32}}/(stats[^/]*\.json|\.stats[^/]*\.json{_DRAFT})",
+            rf"{INDEX}/[0-9a-f]{{32}}/((root|stats[^/]*)\.json|\.(root|stats[^/]*)\.json{_DRAFT})",
         )
     )
 )
 _SHARD = re.compile(rf"{CHIPS}/([^/]+)/{ARRAY}/c/([0-9]{{1,18}})/0/0/0")
 _INDEX = re.compile(rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PARTS.values()))})\.parquet")
+_WRITE = re.compile(r"[0-9a-f]{32}")
 
 
 def bucket(dtype: str, bands: int, height: int, width: int, write_id: str = "") -> str:
@@ -139,6 +140,26 @@ def beside_stats(key: str) -> tuple[str, ...]:
     folder, _, name = key.rpartition("/")
     is_stats = name.startswith("stats") and name.endswith(".json")
     return tuple(f"{folder}/{table}.parquet" for table in ("samples", PARTS["samples"])) if is_stats else ()
+
+
+def is_write(write_id: str) -> bool:
+    """Tell whether a text is the id of a write: keys are built from those of a root document only after this check."""
+    return _WRITE.fullmatch(write_id) is not None
+
+
+def root_copy(write_id: str) -> str:
+    """Key of the copy of the root document that a write made."""
+    return f"{INDEX}/{write_id}/root.json"
+
+
+def parse_root_copy(key: str) -> str | None:
+    """Return the id of the write whose root document a key is a copy of; None where a key is that of another thing.
+
+    >>> parse_root_copy(root_copy("5c0ffee1" * 4)), parse_root_copy("index/5c0ffee1/root.json")
+    ('5c0ffee15c0ffee15c0ffee15c0ffee1', None)
+    """
+    write_id = key.removeprefix(f"{INDEX}/").removesuffix("/root.json")
+    return write_id if is_write(write_id) and key == root_copy(write_id) else None
 
 
 def table(write_id: str, name: str) -> str:

@@ -175,7 +175,7 @@ class Root:
     def __post_init__(self) -> None:
         if not self.versions:
             raise ValueError("it names no version")
-        if not (_is_text(self.write_id) and self.write_id):
+        if not keys.is_write(self.write_id):
             raise ValueError(f"its write_id is {_shown(self.write_id)}")
 
     def find(self, version: str | None, where: str) -> Version:
@@ -251,6 +251,16 @@ def parse_root(data: bytes, where: str) -> Root:
         return _parse_body(body)
     except ValueError as error:
         raise StoreError(f"the root document is damaged: {error}", where=where) from None
+
+
+def is_later(data: bytes) -> bool:
+    """Tell whether what cannot be parsed is of a later format, and not damaged for all that is known of it."""
+    try:
+        check_size(data, "")
+        number = json.loads(data)["attributes"][ATTRIBUTE]["format"]
+    except (StoreError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(number, int) and number > FORMAT_PARTS
 
 
 def check_size(data: bytes, where: str) -> None:
