@@ -87,7 +87,7 @@ class Runner:
         ``journal`` names a folder that keeps a copy of every file as it was when it was synced; ``file_bytes`` limits
         the size of files.
         """
-        log, said = self._folder / "calls", self._folder / "said"
+        log = self._folder / "calls"
         order = {
             "arguments": list(map(str, arguments)),
             "watched": None if watched is None else str(watched),
@@ -96,12 +96,11 @@ class Runner:
             "file_bytes": file_bytes,
             "environment": environment or {},
             "log": str(log),
-            "said": str(said),
         }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        return Ran(code, said.read_text(), [json.loads(line) for line in log.read_text().splitlines()])
+        code, said = json.loads(self._process.stdout.readline())
+        return Ran(code, said, [json.loads(line) for line in log.read_text().splitlines()])
 
 
 # --------------------------------------------------------------------------------------------------- in the processes
@@ -112,25 +111,32 @@ def serve():
     for name in _WARM:
         import_module(name)
     for line in sys.stdin:
+        told, tells = os.pipe()
         child = os.fork()
         if child == 0:
-            os._exit(_run(json.loads(line)))
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+            os._exit(_run(json.loads(line), tells))
+        os.close(tells)
+        with os.fdopen(told, errors="backslashreplace") as said:  # until the child and its own children have ended
+            answer = said.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        sys.stdout.write(json.dumps((code, answer)) + "\n")
         sys.stdout.flush()
 
 
-def _run(order):
+def _run(order, tells):
     from vedastore.cli import main
 
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    for target, name in ((0, os.devnull), (1, os.devnull), (2, order["said"])):
-        os.dup2(os.open(name, flags if target else os.O_RDONLY), target)
+    for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, os.open(os.devnull, flags)), (2, tells)):
+        os.dup2(source, target)
+    os.close(tells)
+    sys.stderr = os.fdopen(2, "w", closefd=False)  # the old one takes descriptor 2 for what it was
     log = os.open(order["log"], flags | os.O_APPEND)
     os.environ.update(order["environment"])
     if order["file_bytes"] is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"],) * 2)
-    if order["watched"] is not None:
+    if order["watched"] is not None and order["file_bytes"] is None:  # the log is a file, too
         _Storage(order, log).install()
     try:
         if order["arguments"][0] == "-c":
@@ -245,7 +251,7 @@ class _Storage:
                 return function(file, mode, *arguments, **options)
             raw = _File(file, mode.replace("b", ""))
             raw.step, raw.cut = partial(self.step, "write", place), self.cut
-            return io.BufferedWriter(raw)
+            return io.BufferedWriter(raw, raw._blksize)
 
         return call
 

@@ -52,13 +52,13 @@ class Rig:
     """Spoils operations and checks what is left; counts what it has done."""
 
     def __init__(self, runner, folder):
-        self._runner, self._folder, self._ready = runner, folder, {}
+        self.runner, self._folder, self._ready = runner, folder, {}
         self.counts = Counter()
 
     def ready(self, operation):
         """Do an operation once without a fault."""
         if operation.name not in self._ready:
-            scene = Scene(self._folder / operation.name).prepare(self._runner, operation)
+            scene = Scene(self._folder / operation.name).prepare(self.runner, operation)
             done = scene.copy(self._folder / "done")
             ran = self.run(done, operation)
             assert ran.code == 0, ran.said
@@ -70,7 +70,7 @@ class Rig:
         return self._ready[operation.name]
 
     def run(self, scene, operation, fault=None, **options):
-        return self._runner.run(scene.arguments(operation.command), scene.place, fault, **options)
+        return self.runner.run(scene.arguments(operation.command), scene.place, fault, **options)
 
     def spoil(self, ready, fault):
         """Do an operation with a fault: the store is the old one or the new one, and a retry succeeds."""

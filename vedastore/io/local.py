@@ -200,9 +200,7 @@ class LocalObjects:
                 except UnknownOutcomeError:
                     raise
                 except BaseException:
-                    with suppress(
-                        OSError
-                    ):  # what remains is cleared by the next owner; the error that counts is another
+                    with suppress(OSError):  # the next owner clears what remains; the error that counts is another
                         self._clear([*ours, *self._drafts(), marker])
                     raise
                 with self._translated(""):
@@ -220,6 +218,7 @@ class LocalObjects:
             if self.path.exists() and not self.path.is_dir():
                 raise ConflictError("there is a file of that name", where=self.url, hint="choose another target")
             self._make_directory(self.path)
+            _sync_directory(self.path.parent)  # a killed writer may have made it, and not come so far
             if self._foreign(marker, ours) or (any(self.path.iterdir()) and not (self.path / marker).exists()):
                 raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
             return os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
