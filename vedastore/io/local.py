@@ -91,16 +91,25 @@ class LocalObjects:
             raise
 
     def write(self, key: str, parts: Iterable[bytes]) -> int:
-        """Write a whole object: a file and its directory, both synced."""
+        """Write a whole object: a file and its directory, both synced.
+
+        One that is there is replaced, never written over: versions share some, and an interrupted write spoils none. So
+        is a link, which is not followed.
+        """
         path = self.path / key
         with self._translated(key):
             self._make_directory(path.parent)
-            # NOFOLLOW: a link in a stranger's store must not turn an overwrite on another file.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                size = sum(file.write(part) for part in parts)
-                file.flush()
-                os.fsync(file.fileno())
+            place = _draft_of(path) if os.path.lexists(path) else path
+            try:
+                with place.open("xb") as file:
+                    size = sum(file.write(part) for part in parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if place != path:
+                    place.replace(path)
+            finally:
+                if place != path:
+                    place.unlink(missing_ok=True)
             _sync_directory(path.parent)
         return size
 
@@ -137,9 +146,12 @@ class LocalObjects:
         with self._translated(key):
             path.unlink(missing_ok=True)
             for parent in path.parents:
-                if parent == self.path or any(parent.iterdir()):
+                if parent == self.path:
                     break
-                parent.rmdir()
+                with suppress(FileNotFoundError):  # nothing of it was made
+                    if any(parent.iterdir()):
+                        break
+                    parent.rmdir()
 
     def entries(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
         """Yield all files below a folder, and links as they are."""
@@ -157,32 +169,42 @@ class LocalObjects:
         The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that
         may be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
         """
+        made = self._missing(self.path)
+        try:
+            descriptor = self._open_marker(marker, ours)
+            try:
+                with self._translated(""):
+                    self._lock(descriptor, wait=False)
+                    self._check_claim(descriptor, marker, ours)
+                try:
+                    with self._translated(""):
+                        self._clear([*ours, *self._drafts()])
+                    yield
+                except UnknownOutcomeError:
+                    raise
+                except BaseException:
+                    with suppress(OSError):  # the next owner clears what remains; the error that counts is another
+                        self._clear([*ours, *self._drafts(), marker])
+                    raise
+                with self._translated(""):
+                    self._clear([marker])
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            with suppress(OSError):  # where anything is in them, they stay
+                for path in made:
+                    path.rmdir()
+            raise
+
+    def _open_marker(self, marker: str, ours: Collection[str]) -> int:
         with self._translated(""):
             if self.path.exists() and not self.path.is_dir():
                 raise ConflictError("there is a file of that name", where=self.url, hint="choose another target")
-            made = self._make_directory(self.path)
+            self._make_directory(self.path)
+            _sync_directory(self.path.parent)  # a killed writer may have made it, and not come so far
             if self._foreign(marker, ours) or (any(self.path.iterdir()) and not (self.path / marker).exists()):
                 raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
-            descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            with self._translated(""):
-                self._lock(descriptor, wait=False)
-                self._check_claim(descriptor, marker, ours)
-                self._clear([*ours, *self._drafts()])
-            try:
-                yield
-            except UnknownOutcomeError:
-                raise
-            except BaseException:
-                with suppress(OSError):  # what remains is cleared by the next owner; the error that counts is another
-                    self._clear([*ours, *self._drafts(), marker])
-                    for path in made:
-                        path.rmdir()
-                raise
-            with self._translated(""):
-                self._clear([marker])
-        finally:
-            os.close(descriptor)
+            return os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def _drafts(self) -> set[str]:
         """Names of root documents whose swap was cut short."""
@@ -225,13 +247,17 @@ class LocalObjects:
             else:
                 path.unlink(missing_ok=True)
 
-    def _make_directory(self, path: Path) -> tuple[Path, ...]:
-        """Make a directory and its parents, durable; return those that were made, the deepest first."""
-        missing = tuple(p for p in (path, *path.parents) if not p.exists())
+    def _make_directory(self, path: Path) -> None:
+        """Make a directory and its parents, durable."""
+        missing = self._missing(path)
         path.mkdir(parents=True, exist_ok=True)
         for made in missing:
             _sync_directory(made.parent)
-        return missing
+
+    def _missing(self, path: Path) -> tuple[Path, ...]:
+        """Return what there is not of a directory and its parents, the deepest first."""
+        with self._translated(""):
+            return tuple(p for p in (path, *path.parents) if not p.exists())
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
@@ -244,7 +270,7 @@ class LocalObjects:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file by renaming a draft: it has the old bytes or the new ones, and the new ones on return."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    draft = _draft_of(path)
     try:
         with draft.open("wb") as file:
             file.write(data)
@@ -254,6 +280,11 @@ def _replace(path: Path, data: bytes) -> None:
     finally:
         draft.unlink(missing_ok=True)
     _sync_directory(path.parent)
+
+
+def _draft_of(path: Path) -> Path:
+    """Return where a file is written that will take another one's place."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def _sync_directory(path: Path) -> None:

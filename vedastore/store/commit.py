@@ -72,8 +72,8 @@ class Write:
         if kept and not unknown:  # where nobody knows, the claim leaves its place as it is
             kind = error = traceback = None
         elif not kept:
-            with suppress(StoreError):  # they belong to no version; the error that counts is another
-                for key in self._written:
+            for key in self._written:
+                with suppress(StoreError):  # it belongs to no version; the error that counts is another
                     self.objects.delete(key)
         with suppress(StoreError) if kept else nullcontext():  # a marker that stays hides no commit, and no other error
             self._claim.__exit__(kind, error, traceback)
