@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from vedastore.io.upload import Upload
+from vedastore.ops.cluster import count_threads, share
 from vedastore.ops.rebuild import SECTION_BYTES, make_section
 
 if TYPE_CHECKING:
@@ -64,19 +65,19 @@ def iter_shipped(
     StoreError
         When a member is damaged.
     """
-    threads = max(1, sum(client.nthreads().values()))
+    threads = count_threads(client)
     limit_bytes, under_way = _SECTIONS_EACH * threads * SECTION_BYTES, 0
     to_s3 = isinstance(file, Upload)
     if isinstance(file, Upload):
         file.senders = _Workers(client, threads)
-    opened = client.submit(_same, snapshot, pure=False)  # once for each worker; it is sent again where one dies
+    shared = share(client, snapshot)
     pending: deque[tuple[Any, Any, int]] = deque()
     try:
         for items, size in sections:
             while pending and under_way + size > limit_bytes:
                 under_way -= pending[0][2]
                 yield from _take(pending.popleft(), writer)
-            made = client.submit(make_section, opened, items, level, pure=False)
+            made = client.submit(make_section, shared, items, level, pure=False)
             pending.append((made, client.submit(_without_data, made, pure=False) if to_s3 else made, size))
             under_way += size
         while pending:
@@ -90,10 +91,6 @@ def _take(pending: tuple[Any, Any, int], writer: ReleaseWriter) -> Iterator[Outc
     section, counts = told.result()
     writer.add_section(section if told is made else replace(section, data=Remote(made, 0, section.data)))
     yield from counts.elements()
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _without_data(made: tuple[Section, Counter[Outcome]]) -> tuple[Section, Counter[Outcome]]:

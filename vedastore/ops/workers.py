@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vedastore.errors import UsageError
-from vedastore.ops.cluster import cluster_errors
+from vedastore.ops.cluster import check_workers, cluster_errors, count_threads, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor, Future
+
+    from vedastore.store.snapshot import Snapshot
 
 IN_FLIGHT_BYTES: Final = 32 * 2**20
 """Raw bytes that may wait for a worker or for their turn at a time."""
@@ -44,6 +46,7 @@ def open_executor(workers: int | None = None, client: Any = None) -> Iterator[Ex
     client = find_client(client)
     if client is not None:
         with cluster_errors():
+            check_workers(client)
             yield client.get_executor(pure=False)
         return
     with ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore") as executor:
@@ -56,26 +59,25 @@ def find_client(client: Any = None) -> Any:
 
 
 @contextmanager
-def open_crew(value: Any, workers: int | None = None, client: Any = None) -> Iterator[Crew]:
-    """Give workers that share a value: threads, or those of a Dask client as in `open_executor`."""
+def open_crew(snapshot: Snapshot, workers: int | None = None, client: Any = None) -> Iterator[Crew]:
+    """Give workers that share a snapshot: threads, or those of a Dask client as in `open_executor`."""
     with open_executor(workers, client) as executor:
         if is_local(executor):
-            yield Crew(executor, value, count_workers(workers))
+            yield Crew(executor, snapshot, count_workers(workers))
             return
         client = find_client(client)
-        # A task, and not scattered: it is made again for others where a worker dies that has it.
-        yield Crew(executor, client.submit(_same, value, pure=False), max(1, sum(client.nthreads().values())))
+        yield Crew(executor, share(client, snapshot), count_threads(client))
 
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Workers that share a value, so that what it keeps for the next task is there: one in each process.
+    """Workers that share a snapshot: what it keeps for the next task is there, once in each process.
 
     Attributes
     ----------
     executor : Executor
     shared : object
-        The value, or what stands for it among the arguments of a task.
+        The snapshot, or what stands for it among the arguments of a task.
     threads : int
         How many tasks are done at a time.
     """
@@ -87,12 +89,8 @@ class Crew:
     def map(
         self, function: Callable[[Any, Item], Result], items: Iterable[tuple[Item, int]], limit_bytes: int
     ) -> Iterator[Result]:
-        """Yield ``function(value, item)`` as `map_ordered` does, with at most ``limit_bytes`` in flight a thread."""
+        """Yield ``function(snapshot, item)`` as `map_ordered` does, with at most ``limit_bytes`` in flight a thread."""
         return map_ordered(self.executor, function, items, limit_bytes * self.threads, (self.shared,))
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def is_local(executor: Executor) -> bool:
