@@ -7,7 +7,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vedastore.cli import releases, stores
+from vedastore.cli import diff, releases, stores
 from vedastore.cli.selection import add_selection
 from vedastore.errors import UsageError
 from vedastore.model import TASKS
@@ -39,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     command = partial(_add_command, commands)
     _add_release_commands(command)
     _add_store_commands(command)
+    _add_diff(command)
     return parser
 
 
@@ -46,9 +47,16 @@ def _add_release_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub = command(
         "convert", releases.convert, "turn a release into a store", "vedastore convert ts_104-1.0.1.tar.gz ts_104.zarr"
     )
-    sub.add_argument("source", nargs="+", metavar="SOURCE", help="a .tar.gz, .tgz or .tar, or an extracted directory")
+    sub.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="a .tar.gz, .tgz or .tar, or an extracted directory; several become versions, in their order",
+    )
     sub.add_argument("store", metavar="STORE", help="the store's directory")
-    sub.add_argument("--overwrite", action="store_true", help="replace a store that is there")
+    existing = sub.add_mutually_exclusive_group()
+    existing.add_argument("--append", action="store_true", help="add a version to a store that is there")
+    existing.add_argument("--overwrite", action="store_true", help="replace a store that is there")
     sub.add_argument(
         "--on-error", choices=["raise", "skip"], default="raise", help="refuse the release, or leave bad samples out"
     )
@@ -115,6 +123,8 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     sub.add_argument("store", metavar="STORE", help="the store's directory")
     sub.add_argument("--against", metavar="RELEASE", help="compare member by member with a release")
     sub.add_argument("--version", metavar="V", help="the version to verify, the latest without it")
+    sub.add_argument("--repair", action="store_true", help="first make again what can be: root document, metadata")
+    sub.add_argument("--root", metavar="ID", help="with --repair: of which write the copy of the root document is")
     _add_workers(sub)
     _add_limits(sub)
 
@@ -182,6 +192,20 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
 
     sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")
+
+
+def _add_diff(command: Callable[..., argparse.ArgumentParser]) -> None:
+    sub = command(
+        "diff",
+        diff.diff,
+        "tell what changed from one version to another",
+        "vedastore diff ts_104.zarr 1.0.1 1.0.2\n  vedastore diff ts_104.zarr 1.0.1 1.0.2 --to other.zarr --json",
+    )
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument("old", metavar="V1", help="the version to begin with")
+    sub.add_argument("new", metavar="V2", nargs="?", help="the version that it is compared with, the latest without it")
+    sub.add_argument("--to", metavar="OTHER", help="the store that has V2, where it is another one")
+    sub.add_argument("--exit-code", action="store_true", help="end with 1 when anything changed")
 
 
 def _add_command(

@@ -14,20 +14,20 @@ from vedastore.spec.rules import SEVERITIES
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
+    from vedastore.ops.convert import ConvertReport
     from vedastore.ops.fix import Edit
 
 
 def convert(options: argparse.Namespace) -> int:
     """Turn a release into a store."""
-    from vedastore.ops.convert import convert
+    from vedastore.ops.convert import convert_all
     from vedastore.ops.options import ConvertOptions, parse_limits
-    from vedastore.views.findings import to_document, to_line
+    from vedastore.views.findings import to_document
 
-    if len(options.source) > 1:
-        raise UsageError(f"there are {len(options.source)} sources", hint="convert one release to one store")
     chosen = ConvertOptions(
-        mode="overwrite" if options.overwrite else "create",
+        mode="overwrite" if options.overwrite else "append" if options.append else "create",
         label_coords=options.label_coords,
         on_error=options.on_error,
         labels=LabelOptions(options.label_field, options.default_label),
@@ -38,11 +38,9 @@ def convert(options: argparse.Namespace) -> int:
         limits=parse_limits(options.limit),
     )
     with open_progress(options, "B") as progress, open_client(options) as client:
-        report = convert(
-            options.source[0], options.store, chosen, workers=options.workers, client=client, progress=progress
-        )
-    version = report.version
-    findings = [to_document(f) for f in version.findings]
+        how = {"workers": options.workers, "client": client, "progress": progress}
+        reports = [*convert_all(options.source, options.store, chosen, **how)]
+    report, version = reports[-1], reports[-1].version
     tell(
         options,
         {
@@ -59,15 +57,27 @@ def convert(options: argparse.Namespace) -> int:
             "skipped": version.skipped,
             "skipped_samples": report.skipped,
             "kept_members": report.kept_members,
-            "findings": findings,
+            "findings": [to_document(f) for f in version.findings],
+            **({"versions": [r.version.version for r in reports]} if len(reports) > 1 else {}),
         },
-        f"{report.store}: version {version.version}, {plural(version.samples, 'sample')}, "
-        f"{plural(version.features, 'feature')}, {size_text(version.bytes)}",
-        *(f"skipped {s['id']}: {s['reason']}" for s in version.skipped),
-        *([f"skipped {report.skipped} samples in all"] if report.skipped > len(version.skipped) else []),
-        *(to_line(f) for f in findings if f["severity"] != "note"),
+        *(line for r in reports for line in _lines(r)),
     )
-    return FINDINGS if report.skipped else 0
+    return FINDINGS if any(r.skipped for r in reports) else 0
+
+
+def _lines(report: ConvertReport) -> Iterator[str]:
+    """Yield what people are told of a conversion."""
+    from vedastore.views.findings import to_document, to_line
+
+    version = report.version
+    yield (
+        f"{report.store}: version {version.version}, {plural(version.samples, 'sample')}, "
+        f"{plural(version.features, 'feature')}, {size_text(version.bytes)}"
+    )
+    yield from (f"skipped {s['id']}: {s['reason']}" for s in version.skipped)
+    if report.skipped > len(version.skipped):
+        yield f"skipped {report.skipped} samples in all"
+    yield from (to_line(f) for f in map(to_document, version.findings) if f["severity"] != "note")
 
 
 def export(options: argparse.Namespace) -> int:

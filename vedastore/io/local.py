@@ -120,36 +120,19 @@ class LocalObjects:
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
         """Replace an object atomically, under the directory's lock."""
         path = self.path / key
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with self._translated(key), self._locked():
             current = self.read_tagged(key, sys.maxsize)
             if (current[1] if current else None) != expected:
                 raise ConflictError("another writer was first", where=f"{self.url}/{key}", hint="run it again")
-            try:
-                with draft.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
-            _sync_directory(path.parent)
+            _replace(path, data)
 
     def replace(self, key: str, data: bytes) -> None:
-        """Replace a file by renaming a draft; a link is replaced and not followed, and no link leads out of the store.
-
-        Nothing is synced: whoever reads such an object checks it, and can do without it.
-        """
+        """Replace a file; a link is replaced and not followed, and no link leads out of the store."""
         path = self.path / key
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with self._translated(key):
             if path.parent.resolve() != self.path.resolve() / path.parent.relative_to(self.path):
                 raise StoreError("a link leads out of the store", where=f"{self.url}/{key}")
-            try:
-                draft.write_bytes(data)
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
+            _replace(path, data)
 
     def delete(self, key: str) -> None:
         """Remove a file, and the directories that it leaves empty."""
@@ -161,11 +144,11 @@ class LocalObjects:
                     break
                 parent.rmdir()
 
-    def entries(self) -> Iterator[tuple[str, int, float]]:
-        """Yield all files, and links as they are."""
+    def entries(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
+        """Yield all files below a folder, and links as they are."""
         with self._translated(""):
-            for folder, _, names in os.walk(self.path):
-                for path in (Path(folder, name) for name in names):
+            for found, _, names in os.walk(self.path / folder):
+                for path in (Path(found, name) for name in names):
                     with suppress(FileNotFoundError):  # it has gone meanwhile
                         status = path.lstat()
                         yield path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime
@@ -260,6 +243,20 @@ class LocalObjects:
         except OSError as error:
             where = f"{self.url}/{key}" if key else self.url
             raise StoreError(error.strerror or str(error), where=where, hint=_HINT) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file by renaming a draft: it has the old bytes or the new ones, and the new ones on return."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

@@ -162,7 +162,8 @@ class S3:
             if answer.absent:
                 return None
             if answer.beyond:
-                return b"", ""
+                told = self.head(key)
+                return None if told is None else (b"", told["ETag"])
             raise self.error(key, answer) from answer
 
     def _ask_whole(self, key: str, wanted: Mapping[str, str]) -> tuple[bytes, str]:
@@ -212,13 +213,13 @@ class S3:
             if not answer.absent:
                 raise self.error(key, answer) from answer
 
-    def list_entries(self, delimiter: str = "") -> Iterator[Entry]:
-        """Yield what is told of every key, in order; with a delimiter, keys up to it."""
+    def list_entries(self, delimiter: str = "", below: str = "") -> Iterator[Entry]:
+        """Yield what is told of every key that begins so, in order; with a delimiter, keys up to it."""
         base, token = f"{self.prefix}/", ""
         while True:
             more = {"ContinuationToken": token} if token else {}
             try:
-                page = self.ask("list_objects_v2", Prefix=base, Delimiter=delimiter, **more)
+                page = self.ask("list_objects_v2", Prefix=base + below, Delimiter=delimiter, **more)
             except Answer as answer:
                 raise self.error("", answer) from answer
             found = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import UsageError
+from vedastore.errors import UsageError, VedastoreError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
@@ -21,14 +22,17 @@ from vedastore.spec import arrays, keys
 from vedastore.spec.places import parse_place
 from vedastore.spec.root import Bucket, Root, Version, dump_json
 from vedastore.store.commit import Write
+from vedastore.store.known import KnownChips
 from vedastore.store.ledger import Ledger
+from vedastore.store.snapshot import open_version
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from vedastore.ops.decisions import Decisions
     from vedastore.ops.options import ConvertOptions
     from vedastore.spec.places import Place
+    from vedastore.store.snapshot import Snapshot
 
 BATCH_BYTES: Final = 2 * 2**20
 BATCH_MEMBERS: Final = 64
@@ -53,6 +57,29 @@ class ConvertReport:
     skipped: int
 
 
+def convert_all(
+    sources: Sequence[str | os.PathLike[str]], store: str | os.PathLike[str], options: ConvertOptions, **how: Any
+) -> Iterator[ConvertReport]:
+    """Convert several releases of one collection, each to a version of one store, in their order.
+
+    Each is a commit of its own: where one is refused, those before it stay, and the error says how many.
+    """
+    if not sources:
+        raise UsageError("there is no source", hint="name a release")
+    if len(sources) > 1 and options.version is not None:
+        raise UsageError("one name of a version is given to several releases", hint="leave version= or --version out")
+    if len({os.fspath(source) for source in sources}) < len(sources):
+        raise UsageError("a release is named twice", hint="name each once, in the order of their versions")
+    for number, source in enumerate(sources):
+        try:
+            yield convert(source, store, replace(options, mode="append") if number else options, **how)
+        except VedastoreError as error:
+            if not number:
+                raise
+            told = f"{error.message}; {number} of {len(sources)} releases are versions by now"
+            raise type(error)(told, where=error.where, hint=error.hint, rule=error.rule) from error
+
+
 def convert(
     source: str | os.PathLike[str],
     store: str | os.PathLike[str],
@@ -69,24 +96,32 @@ def convert(
     """
     reader = ReleaseReader(source, progress, options.limits, storage_options)
     _refuse_nesting(reader.place, parse_place(store))
-    write = Write(open_objects(store, storage_options), overwrite=options.mode == "overwrite")
+    objects = open_objects(store, storage_options)
+    parent = open_version(objects) if options.mode == "append" else None
+    known = None if parent is None else KnownChips(objects, parent.root)
+    write = Write(objects, overwrite=options.mode == "overwrite", onto=None if parent is None else parent.root)
     with write, scratch_errors(), Ledger() as ledger:
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
         with (
             open_executor(workers, client) as executor,
             closing(reader.iter_files() if is_local(executor) else reader.iter_members()) as found,
-            Intake(write, roll) as intake,
+            Intake(write, roll, known) as intake,
         ):
             members = ((member, member.size_bytes + MEMBER_BYTES) for member in found)
+            work = partial(read_batch, options=options, where=reader.where, known=known)
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
-            for outcomes in map_ordered(executor, partial(read_batch, options=options, where=reader.where), batches):
+            for outcomes in map_ordered(executor, work, batches):
                 for outcome in outcomes:
                     intake.take(outcome)
             buckets = intake.finish()
         decisions = decide(ledger, options, reader.where, refusals)
-        version = write_index(write, ledger, decisions, buckets, options=options, reader=reader)
-        _write_metadata(write, buckets)
+        named = dict(buckets)
+        if parent is not None:
+            _require_same(parent, decisions, options, reader.where)
+            named |= {name: parent.root.buckets()[name] for name in intake.reused}
+        version = write_index(write, ledger, decisions, named, options=options, reader=reader, parent=parent)
+        write_metadata(write, buckets)
         root = write.commit(version)
         kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
         skipped = ledger.count_rejected()
@@ -104,7 +139,17 @@ def _refuse_nesting(source: Place, store: Place) -> None:
         raise UsageError("the store lies in the release", where=str(store), hint="choose a place outside of it")
 
 
-def _write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:
+def _require_same(parent: Snapshot, decisions: Decisions, options: ConvertOptions, where: str) -> None:
+    """Refuse a release of another collection: a store holds the versions of one."""
+    version, name = parent.version, decisions.meta.name
+    if decisions.task != version.task:
+        raise UsageError(f"the release is for {decisions.task}, the store for {version.task}", where=where)
+    if options.name is None and name is not None and name != version.name:
+        hint = "convert it to a store of its own; or say with name= or --name what both are"
+        raise UsageError(f"the release is of {name!r}, the store of {version.name!r}", where=where, hint=hint)
+
+
+def write_metadata(write: Write, buckets: dict[str, Bucket]) -> None:
     """Write the Zarr metadata of every group and array below the root."""
     write.put(keys.chips_metadata(), [dump_json(arrays.group_metadata())])
     for name, bucket in buckets.items():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from vedastore.spec.lonlat import Bbox
     from vedastore.store.lookup import Lookup, Positions
+    from vedastore.store.snapshot import Snapshot
     from vedastore.store.sql import Condition
 
     Criterion = Callable[[Lookup, int, Positions], Positions]
@@ -102,13 +103,15 @@ def meets_shape(shape: BaseGeometry) -> Criterion:
     return keep
 
 
-def fulfils(condition: Condition) -> Criterion:
+def fulfils(condition: Condition, snapshot: Snapshot) -> Criterion:
     """Keep samples for which a condition in SQL is true."""
+    places = ("bucket", "row")
+    columns = [*dict.fromkeys((*condition.columns, *(places if {*places}.intersection(condition.columns) else ())))]
 
     def keep(lookup: Lookup, _: int, positions: Positions) -> Positions:
         # One row group at a time where the columns may be of any size.
         parts = lookup.table.split(positions) if set(HEAVY).intersection(condition.columns) else [positions]
-        found = [condition.find(lookup.table.read_rows(part, condition.columns)) for part in parts]
+        found = [condition.find(snapshot.read_places(part, columns)) for part in parts]
         kept: Positions = positions[np.isin(positions, np.concatenate(found))]
         return kept
 

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from importlib.metadata import version as library_version
-from itertools import islice
+from itertools import compress, count, islice, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.ops.checks import FlagCount, check_release, ordered
+from vedastore.errors import ConflictError
+from vedastore.ops.checks import check_release, ordered
+from vedastore.ops.rows import RowWriter, put_on_top
+from vedastore.ops.succession import plan_append
 from vedastore.ops.workers import batched_bytes
-from vedastore.spec import release as rules
+from vedastore.spec.content import hash_content
 from vedastore.spec.root import SKIPPED_INLINE, Version
 from vedastore.spec.tables import SKIPPED
-from vedastore.store.rows import plan_rows
+from vedastore.store.revision import now
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from vedastore.exchange.release import ReleaseReader
     from vedastore.ops.decisions import Decisions
     from vedastore.ops.options import ConvertOptions
     from vedastore.spec.root import Bucket, IndexFile
     from vedastore.store.commit import Write
     from vedastore.store.ledger import Ledger
+    from vedastore.store.snapshot import Snapshot
 
 _BATCH_BYTES: Final = 2 * 2**20
 _MEMBER_ROWS: Final = 1024
@@ -41,44 +41,69 @@ def write_index(
     *,
     options: ConvertOptions,
     reader: ReleaseReader,
+    parent: Snapshot | None = None,
 ) -> Version:
-    """Write the three tables row group by row group, and describe the version that they make."""
-    fidelity, flags = {"exact": 0, "equivalent": 0, "decoded": 0}, FlagCount()
-    with TableWriter("samples") as samples, TableWriter("features") as features, TableWriter("members") as members:
+    """Write the tables row group by row group, and describe the version that they make.
+
+    Where it follows a ``parent`` and few rows are others, they become a part on top of that one's tables.
+    """
+    plan = None if parent is None else plan_append(parent, ledger, decisions, options)
+    with RowWriter(parent, plan) as rows:
+        if plan is not None:
+            chosen = (plan.slots[plan.written].tolist(), compress(ledger.ids(), plan.written))
+            ledger.place(zip(*chosen, strict=True))
         for pairs in ledger.iter_pairs():
-            sample_rows, feature_rows = plan_rows(pairs, decisions.label_coords)
-            samples.append(sample_rows.columns, sample_rows.shapes)
-            features.append(feature_rows.columns, feature_rows.shapes)
-            for sample_id, kind, flagged in zip(pairs.id, pairs.fidelity, sample_rows.columns["flags"], strict=True):
-                fidelity[kind] += 1
-                flags.add(sample_id, flagged)
-        _append_members(members, ledger)
-        index: dict[str, IndexFile] = {w.table: w.finish(write) for w in (samples, features, members)}
-        bounds = samples.bounds
-    skipped = tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE))
+            rows.append(pairs, decisions.label_coords)
+        files, tally = rows.finish(write)
+    index = files | {"members": _write_members(write, ledger, parent)}
     if ledger.count_rejected() > SKIPPED_INLINE:
         index["skipped"] = _write_skipped(write, ledger)
-    checked = check_release(ledger, decisions, options, reader.where, reader.container)
-    findings = ordered((*checked, *flags.findings(reader.where)))
-    return Version(
-        version=options.version or decisions.meta.version or "1",
-        parent=None,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        name=options.name or decisions.meta.name or _stem(reader.where),
+    samples = ((name, digest, hashlib.sha256(label).digest()) for name, digest, label in ledger.iter_contents())
+    members = ((name, kind, data) for _, name, kind, data in ledger.iter_members())
+    version = Version(
+        version=_name(options.version or decisions.meta.version, parent),
+        parent=None if parent is None else parent.version.version,
+        created=now(),
+        name=options.name or decisions.meta.name or (parent.version.name if parent else _stem(reader.where)),
         task=decisions.task,
         classes=decisions.classes,
         label_coords=decisions.label_coords,
-        samples=decisions.samples,
-        features=index["features"].rows,
-        bounds=bounds,
-        fidelity=fidelity,
+        samples=files["samples"].rows,
+        features=tally.features,
+        bounds=tally.bounds,
+        fidelity=tally.fidelity,
         index=index,
         buckets=buckets,
-        content=_content(ledger),
+        content=hash_content(samples, members, ledger.read_top()),
         source=_provenance(reader, options),
-        skipped=skipped,
-        findings=tuple(f.to_dict() for f in findings),
+        skipped=tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE)),
+        findings=(),
     )
+    if parent is not None and plan is not None and plan.is_part:
+        version, tally = put_on_top(write, parent, version, files, plan)
+    checked = check_release(ledger, decisions, options, reader.where, reader.container)
+    findings = ordered((*checked, *tally.flags.findings(reader.where)))
+    return replace(version, findings=tuple(f.to_dict() for f in findings))
+
+
+def _name(given: str | None, parent: Snapshot | None) -> str:
+    """Return the name of a version: what the release says, or a number that none has."""
+    taken = set() if parent is None else {version.version for version in parent.root.versions}
+    if given in taken:
+        hint = "name another one with version= or --version"
+        raise ConflictError(f"the store has a version {given!r} already", hint=hint)
+    return given or next(name for number in count(1) if (name := str(number)) not in taken)
+
+
+def _write_members(write: Write, ledger: Ledger, parent: Snapshot | None) -> IndexFile:
+    """Write every member that is no half of a pair, unless they are those of the version before."""
+    if parent is not None:
+        before = ((m.ordinal, m.member, m.kind, m.data) for m in parent.iter_members())
+        if all(a == b for a, b in zip_longest(before, ledger.iter_members())):
+            return parent.version.index["members"]
+    with TableWriter("members") as members:
+        _append_members(members, ledger)
+        return members.finish(write)
 
 
 def _write_skipped(write: Write, ledger: Ledger) -> IndexFile:
@@ -97,38 +122,6 @@ def _append_members(table: TableWriter, ledger: Ledger) -> None:
     for batch, _ in batched_bytes(others, _BATCH_BYTES, _MEMBER_ROWS):
         table.append({name: list(column) for name, column in zip(names, zip(*batch, strict=True), strict=True)})
         batch.clear()
-
-
-def _content(ledger: Ledger) -> dict[str, str]:
-    """Return hashes of what the release holds, the same however it was packed.
-
-    ``samples`` covers ids, image files and label files, ``members`` the names and bytes of all other files, ``all``
-    both; the order of members, the top folder and the container do not count.
-    """
-    samples = (_record(i.encode(), digest, _sha256(label)) for i, digest, label in ledger.iter_contents())
-    top = ledger.read_top()
-    members = sorted(
-        _record(rules.comparable(name, top).encode(), _sha256(data))
-        for _, name, kind, data in ledger.iter_members()
-        if kind != "directory"
-    )
-    parts = {"samples": _digest(samples), "members": _digest(members)}
-    return {**parts, "all": _digest(p.encode() for p in parts.values())}
-
-
-def _record(*fields: bytes) -> bytes:
-    return b"".join(struct.pack("<Q", len(f)) + f for f in fields)
-
-
-def _digest(records: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(record)
-    return digest.hexdigest()
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
 
 
 def _provenance(reader: ReleaseReader, options: ConvertOptions) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class InfoReport:
             "features": version.features,
             "version": version.version,
             "versions": list(self.versions),
-            "buckets": {name: b.rows for name, b in version.buckets.items()},
+            "buckets": {name: b.rows for name, b in version.arrays.items()},
             "bounds": None if version.bounds is None else list(version.bounds),
             "bytes": version.bytes,
             "label_coords": version.label_coords,

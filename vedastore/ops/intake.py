@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Final, Self
 from vedastore.ops.roll import Encoded, Outcome
 from vedastore.spec import keys
 from vedastore.spec.root import Bucket
+from vedastore.store.chips import ShardReader
 from vedastore.store.shards import ShardDraft, Spill
 
 if TYPE_CHECKING:
     from vedastore.ops.roll import Roll
     from vedastore.spec.arrays import ChipSpec
     from vedastore.store.commit import Write
+    from vedastore.store.known import KnownChips
 
 DRAFTS_BYTES: Final = 128 * 2**20
 """Encoded chips of shards under way that stay in memory; above it the largest shard goes to a temporary file."""
@@ -26,8 +28,10 @@ _LATER: Final = ("pyarrow.parquet", "shapely", "pyproj")
 class Intake:
     """Puts what was read where it belongs: chips into shards, everything else into the ledger."""
 
-    def __init__(self, write: Write, roll: Roll) -> None:
-        self._write, self._roll = write, roll
+    def __init__(self, write: Write, roll: Roll, known: KnownChips | None = None) -> None:
+        self._write, self._roll, self._known = write, roll, known
+        self.reused: set[str] = set()
+        """Buckets of earlier versions whose chips are used again."""
         self._buckets: dict[ChipSpec, tuple[str, int]] = {}
         self._drafts: dict[ChipSpec, ShardDraft] = {}
         self._bytes: dict[ChipSpec, int] = {}
@@ -46,6 +50,10 @@ class Intake:
             self._roll.add(outcome)
 
     def _take_image(self, image: Encoded) -> None:
+        if self._known is not None and (place := find_chip(self._known, self._write, image)):
+            if self._roll.add_image(image.half, *place):
+                self.reused.add(place[0])
+            return
         name, rows = self._buckets.get(image.spec) or (self._write.name_bucket(image.spec), 0)
         if not self._roll.add_image(image.half, name, rows):
             return
@@ -89,3 +97,18 @@ class Intake:
         while self._writes:
             self._await_write()
         return {name: Bucket(spec, rows, self._bytes[spec]) for spec, (name, rows) in self._buckets.items()}
+
+
+def find_chip(known: KnownChips, write: Write, image: Encoded) -> tuple[str, int] | None:
+    """Return the bucket and the row that have an image's chip already; None where none has.
+
+    A file of the same SHA-256 has the same pixels. Of another file with pixels of the same digest the stored chunks
+    are compared, byte by byte.
+    """
+    if place := known.find_file(image.half.digest):
+        return place
+    found = known.find_pixels(image.half.pixel_digest, write.name_bucket(image.spec))
+    if found is None:
+        return None
+    stored = ShardReader(write.objects, found[0], image.spec).read_chunks(found[1])
+    return found if stored == image.chunks else None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def stats_key(snapshot: Snapshot, bucket: str | None) -> str:
     """Return the key of the statistics of a version."""
-    return keys.stats(snapshot.version.index["samples"].key, bucket)
+    return keys.stats(snapshot.version.samples_files[-1].key, bucket)
 
 
 def read_kept(snapshot: Snapshot, bucket: str | None) -> dict[str, Any] | None:

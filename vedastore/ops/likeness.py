@@ -104,7 +104,7 @@ def read_likeness(
 
 def _plan(snapshot: Snapshot, positions: Array) -> Iterator[Block]:
     """Yield blocks of chips: of one bucket and one nodata value, in the order of rows, of bounded size."""
-    table = snapshot.table("samples").read_rows(positions, ["bucket", "row", "nodata"])
+    table = snapshot.read_places(positions, ["bucket", "row", "nodata"])
     names, texts = (table.column(name).combine_chunks().dictionary_encode() for name in ("bucket", "nodata"))
     of_name, of_text = names.indices.to_numpy(), texts.indices.fill_null(-1).to_numpy()
     rows = table.column("row").to_numpy()
@@ -112,7 +112,7 @@ def _plan(snapshot: Snapshot, positions: Array) -> Iterator[Block]:
     apart = np.diff(of_name[order]).astype(bool) | np.diff(of_text[order]).astype(bool)
     for part in np.split(order, np.flatnonzero(apart) + 1) if len(order) else []:
         bucket, code = names.dictionary[int(of_name[part[0]])].as_py(), int(of_text[part[0]])
-        spec = snapshot.version.buckets[bucket].spec
+        spec = snapshot.version.arrays[bucket].spec
         nodata = None if code < 0 else parse_nodata(texts.dictionary[code].as_py(), spec.dtype)
         most = max(1, _BLOCK_BYTES // (spec.bands * spec.height * spec.width * spec.itemsize))
         for start in range(0, len(part), most):
@@ -121,7 +121,7 @@ def _plan(snapshot: Snapshot, positions: Array) -> Iterator[Block]:
 
 
 def _size(snapshot: Snapshot, block: Block) -> int:
-    spec = snapshot.version.buckets[block.bucket].spec
+    spec = snapshot.version.arrays[block.bucket].spec
     return len(block.rows) * spec.bands * spec.height * spec.width * spec.itemsize
 
 

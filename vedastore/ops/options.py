@@ -40,7 +40,7 @@ def parse_limits(texts: Iterable[str]) -> Limits:
 class ConvertOptions:
     """How to convert; the defaults are those of the release format."""
 
-    mode: Literal["create", "overwrite"] = "create"
+    mode: Literal["create", "overwrite", "append"] = "create"
     label_coords: Literal["auto", "pixel", "geographic"] = "auto"
     on_error: Literal["raise", "skip"] = "raise"
     labels: LabelOptions = field(default_factory=LabelOptions)
@@ -53,7 +53,7 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, tuple[object, ...]]] = {
-            "mode": (self.mode, ("create", "overwrite")),
+            "mode": (self.mode, ("create", "overwrite", "append")),
             "label_coords": (self.label_coords, ("auto", "pixel", "geographic")),
             "on_error": (self.on_error, ("raise", "skip")),
             "task": (self.task, (None, *TASKS)),

@@ -20,6 +20,7 @@ from vedastore.errors import ReleaseError, StoreError
 from vedastore.exchange.release import SectionWriter, pixel_digest
 from vedastore.io import tiff
 from vedastore.io.deflate import DEFAULT_LEVEL
+from vedastore.ops.excerpt import export_members
 from vedastore.ops.workers import batched_bytes, map_ordered
 from vedastore.store.snapshot import StoredFile, StoredImage
 
@@ -74,7 +75,7 @@ def iter_sections(
         The members besides images and labels; those of the version without it.
     """
     images = cast("Iterator[StoredImage | StoredFile]", snapshot.iter_images(positions))
-    others = snapshot.iter_members() if others is None else others
+    others = export_members(snapshot) if others is None else others
     items = merge(images, snapshot.iter_labels(positions), others, key=attrgetter("ordinal"))
     sized = ((item, size_of(item, snapshot)) for item in items)
     return batched_bytes(((pair, pair[1]) for pair in sized), SECTION_BYTES, SECTION_MEMBERS)

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from vedastore.ops.decisions import Refusals
     from vedastore.ops.options import ConvertOptions
     from vedastore.spec.release import MemberRole
+    from vedastore.store.known import KnownChips
     from vedastore.store.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An image whose pixels are inner chunks by now; without chunks where nobody will store them."""
+    """An image whose pixels are inner chunks by now; without chunks where nobody will store them, or somebody has."""
 
     half: ImageHalf
     spec: ChipSpec
@@ -52,9 +53,17 @@ Outcome = Encoded | LabelHalf | Other | Rejected
 
 
 def read_batch(
-    members: Sequence[Member | Unread], options: ConvertOptions, where: str, *, encode: bool = True
+    members: Sequence[Member | Unread],
+    options: ConvertOptions,
+    where: str,
+    *,
+    encode: bool = True,
+    known: KnownChips | None = None,
 ) -> list[Outcome]:
-    """Do what a worker does with some members: read, decode, hash, and encode what is to be stored."""
+    """Do what a worker does with some members: read, decode, hash, and encode what is to be stored.
+
+    The chips of files that are ``known`` are stored already.
+    """
     outcomes: list[Outcome] = []
     for listed in members:
         member = listed.read(where) if isinstance(listed, Unread) else listed
@@ -64,7 +73,8 @@ def read_batch(
             if role.kind == "image":
                 half, pixels = read_image(member, role, place, options.limits)
                 spec = ChipSpec.of(pixels, options.codec)
-                outcomes.append(Encoded(half, spec, encode_chip(pixels, spec) if encode else ()))
+                is_new = encode and not (known and known.has_file(half.digest))
+                outcomes.append(Encoded(half, spec, encode_chip(pixels, spec) if is_new else ()))
             elif role.kind == "label":
                 outcomes.append(read_label(member, role, options.labels, place, options.limits))
             else:

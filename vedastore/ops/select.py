@@ -102,7 +102,7 @@ def _criteria(
         flags = snapshot.version.task == "classification"
         yield from (has_objects(count, flags=flags) for count in _parse_objects(snapshot, objects))
     if where is not None:
-        yield fulfils(Condition(_parse_text(where, "where"), snapshot.table("samples").schema))
+        yield fulfils(Condition(_parse_text(where, "where"), snapshot.table("samples").schema), snapshot)
 
 
 def find_bounds(snapshot: Snapshot, positions: Positions) -> Bbox | None:

@@ -150,7 +150,7 @@ def stats(
 def check_kept(snapshot: Snapshot, *, workers: int | None = None, client: Any = None) -> Iterator[Finding]:
     """Measure again what the store keeps of a version, and tell where that is not what it says."""
     everything = np.arange(snapshot.version.samples)
-    for bucket in (None, *snapshot.version.buckets):
+    for bucket in (None, *snapshot.version.arrays):
         key = stats_key(snapshot, bucket)
         try:
             kept = read_kept(snapshot, bucket)
@@ -196,7 +196,7 @@ def read_places(snapshot: Snapshot, positions: Any, bucket: str | None) -> tuple
     """Return the footprints of samples, None where one has none, and their splits, "" for none."""
     import pyarrow.compute as pc
 
-    table = snapshot.table("samples").read_rows(positions, ["bucket", "row", "split", "geometry"])
+    table = snapshot.read_places(positions, ["bucket", "row", "split", "geometry"])
     if bucket is not None:
         table = table.filter(pc.equal(table.column("bucket"), bucket))
     shapes = geometry.parse_wkb(table.column("geometry").to_pylist())
@@ -215,7 +215,7 @@ def _measure(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    table = snapshot.table("samples").read_rows(positions, _COLUMNS)
+    table = snapshot.read_places(positions, _COLUMNS)
     chosen = _choose_buckets(snapshot, table, bucket)
     if bucket is not None:
         table = table.filter(pc.equal(table.column("bucket"), bucket))
@@ -266,7 +266,7 @@ def _choose_buckets(snapshot: Snapshot, table: Any, bucket: str | None) -> dict[
     if bucket is not None and bucket not in names:
         hint = f"there are {', '.join(names)}"
         raise UsageError(f"there is no bucket {bucket!r}", where=snapshot.objects.url, hint=hint)
-    chosen = {name: snapshot.version.buckets[name] for name in names if bucket in (None, name)}
+    chosen = {name: snapshot.version.arrays[name] for name in names if bucket in (None, name)}
     types = sorted({b.spec.dtype for b in chosen.values()})
     if len(types) > 1:
         hint = f"name one with bucket=: {', '.join(names)}"

@@ -15,6 +15,7 @@ from vedastore.errors import StoreError
 from vedastore.io import geometry
 from vedastore.model import DEFAULT_LIMITS, Finding, Limits
 from vedastore.ops.comparison import Comparison
+from vedastore.ops.excerpt import export_members
 from vedastore.ops.inspection import PIECE_BYTES, inspect, iter_pieces
 from vedastore.ops.stats import check_kept
 from vedastore.ops.workers import open_crew
@@ -26,9 +27,11 @@ from vedastore.store.commit import read_root
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from vedastore.io.objects import Objects
     from vedastore.ops.workers import Crew
+    from vedastore.spec.root import IndexFile, Root
     from vedastore.store.snapshot import Snapshot
 
 _REQUESTS: Final = 8
@@ -44,8 +47,8 @@ class VerifyReport:
 
     Without a release, ``byte_identical`` and ``equivalent`` count the images that come back as they were converted.
     With one they count the release's members, all kinds, by what the export of the version has in their place.
-    ``notes`` tell what is wrong with statistics that the store keeps: nothing depends on them, and they can be made
-    again.
+    ``notes`` tell what nothing depends on, and what can be made again: statistics that are kept and are wrong, and a
+    root document without a copy. ``repaired`` tells what a repair did.
     """
 
     ok: bool
@@ -55,6 +58,7 @@ class VerifyReport:
     equivalent: int
     problems: tuple[Finding, ...]
     notes: tuple[Finding, ...] = ()
+    repaired: tuple[Finding, ...] = ()
 
 
 def verify(
@@ -83,7 +87,7 @@ def verify(
     check_options(storage_options, *([] if against is None else [against]))
     counts: Counter[str] = Counter()
     with open_crew(snapshot, workers, client) as crew:
-        problems = [*_check_metadata(snapshot, crew), *_check_index(snapshot, crew)]
+        problems = [*check_metadata(snapshot.objects), *_check_index(snapshot, crew)]
         if not any(p.rule == "index" for p in problems):
             with Comparison(snapshot, limits) as comparison:
                 problems += _check_shards(snapshot, crew, comparison, counts, progress)
@@ -91,7 +95,7 @@ def verify(
                     _add_others(snapshot, comparison)
                     problems += comparison.compare(against, storage_options or snapshot.objects.options)
                     counts = comparison.counts
-    notes = () if problems else tuple(check_kept(snapshot, workers=workers, client=client))
+    notes = [] if problems else [*check_kept(snapshot, workers=workers, client=client)]
     return VerifyReport(
         ok=not problems,
         version=snapshot.version.version,
@@ -99,56 +103,87 @@ def verify(
         byte_identical=counts["identical"],
         equivalent=counts["equivalent"],
         problems=tuple(problems),
-        notes=notes,
+        notes=(*check_copy(snapshot.objects), *notes),
     )
 
 
-def _check_metadata(snapshot: Snapshot, crew: Crew) -> Iterator[Finding]:
-    """Compare the root and every group's and array's metadata with what this version of the format writes."""
-    root = read_root(snapshot.objects)
-    if root is None:
-        raise StoreError("there is no store any more", where=snapshot.objects.url)
-    expected = {keys.ROOT: dump_root(root[0]), keys.chips_metadata(): dump_json(arrays.group_metadata())}
-    for name, bucket in root[0].buckets().items():
-        documents = arrays.bucket_documents(name, bucket.spec, bucket.rows)
-        expected |= {key: dump_json(document) for key, document in documents.items()}
-    for found in crew.map(_check_document, ((item, 1) for item in expected.items()), _REQUESTS):
-        yield from found
+def implied_metadata(root: Root) -> dict[str, bytes]:
+    """Return every group's and array's metadata by key, as this version of the format writes it."""
+    documents = {keys.ROOT: dump_root(root), keys.chips_metadata(): dump_json(arrays.group_metadata())}
+    for name, bucket in root.buckets().items():
+        found = arrays.bucket_documents(name, bucket.spec, bucket.rows)
+        documents |= {key: dump_json(document) for key, document in found.items()}
+    return documents
 
 
-def _check_document(snapshot: Snapshot, item: tuple[str, bytes]) -> list[Finding]:
-    key, wanted = item
-    try:
-        found = snapshot.objects.read_tagged(key, len(wanted))
-    except StoreError as error:
-        return [Finding("metadata", error.message, key)]
-    if found is None or found[0] != wanted:
-        return [Finding("metadata", "the metadata is not what the root document says", key)]
-    return []
+def check_metadata(objects: Objects) -> Iterator[Finding]:
+    """Compare the metadata with what the root document says, and the copy of the root with it, where there is one."""
+    root = require_root(objects)
+    expected = implied_metadata(root)
+    copy = keys.root_copy(root.write_id)
+    if objects.size(copy) is not None:
+        expected[copy] = expected[keys.ROOT]
+    for key, wanted in expected.items():
+        try:
+            found = objects.read_tagged(key, len(wanted))
+            if found is None or found[0] != wanted:
+                yield Finding("metadata", "the metadata is not what the root document says", key)
+        except StoreError as error:
+            yield Finding("metadata", error.message, key)
+
+
+def check_copy(objects: Objects) -> Iterator[Finding]:
+    """Tell whether there is no copy of the root document, as in stores that were written before there were any."""
+    key = keys.root_copy(require_root(objects).write_id)
+    if objects.size(key) is None:
+        yield Finding("copy", "there is no copy of the root document; --repair makes one", key)
+
+
+def require_root(objects: Objects) -> Root:
+    """Return the root document of a store that was opened."""
+    found = read_root(objects)
+    if found is None:
+        raise StoreError("there is no store any more", where=objects.url)
+    return found[0]
 
 
 def _check_index(snapshot: Snapshot, crew: Crew) -> Iterator[Finding]:
     """Check the bytes of every index file, and every value in it: what follows can rely on them."""
-    for found in crew.map(_check_table, ((table, 1) for table in snapshot.version.index), _REQUESTS):
+    version, unread = snapshot.version, set()
+    for file, (read, found) in zip(version.files, crew.map(_check_file, _each(version.files), _REQUESTS), strict=True):
+        unread |= set() if read else {file.key}
+        yield from found
+    tables = [table for table, file in version.index.items() if file.key not in unread]
+    for found in crew.map(_check_table, _each(tables), _REQUESTS):
         yield from found
 
 
-def _check_table(snapshot: Snapshot, table: str) -> list[Finding]:
-    file, digest = snapshot.version.index[table], hashlib.sha256()
-    found = []
+def _each(items: Iterable[Any]) -> Iterator[tuple[Any, int]]:
+    return ((item, 1) for item in items)
+
+
+def _check_file(snapshot: Snapshot, file: IndexFile) -> tuple[bool, list[Finding]]:
+    """Read an index file; tell whether it could be, and whether its bytes are not those that were committed."""
+    digest = hashlib.sha256()
     try:
         for start in range(0, file.bytes, _READ_BYTES):
             digest.update(snapshot.objects.read(file.key, start, min(_READ_BYTES, file.bytes - start)))
-        if snapshot.objects.size(file.key) != file.bytes or digest.hexdigest() != file.sha256:
-            found.append(Finding("index", "the index file is not the one that was committed", file.key))
+        sound = snapshot.objects.size(file.key) == file.bytes and digest.hexdigest() == file.sha256
+    except StoreError as error:
+        return False, [Finding("index", error.message, file.key)]
+    told = "the index file is not the one that was committed"
+    return True, [] if sound else [Finding("index", told, file.key)]
+
+
+def _check_table(snapshot: Snapshot, table: str) -> list[Finding]:
+    """Read every value of a table."""
+    try:
         for batch in snapshot.table(table).iter_batches():
             for column in GEOMETRY_COLUMNS[table]:
                 geometry.parse_wkb(batch.column(column).to_pylist())
-        if table == "samples":
-            found += _check_samples(snapshot)
+        return [*_check_samples(snapshot)] if table == "samples" else []
     except StoreError as error:
-        found.append(Finding("index", error.message, file.key))
-    return found
+        return [Finding("index", error.message, snapshot.version.index[table].key)]
 
 
 def _check_samples(snapshot: Snapshot) -> Iterator[Finding]:
@@ -198,6 +233,6 @@ def _check_shards(
 
 def _add_others(snapshot: Snapshot, comparison: Comparison) -> None:
     """Note the members that are kept byte for byte."""
-    for member in chain(snapshot.iter_labels(), snapshot.iter_members()):
+    for member in chain(snapshot.iter_labels(), export_members(snapshot)):
         if member.kind != "directory":
             comparison.add(member.member, hashlib.sha256(member.data).digest(), member.ordinal)

@@ -22,9 +22,11 @@ from vedastore.spec.arrays import ChipSpec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vedastore.model import Task
+    from vedastore.model import LabelCoords, Task
 
 FORMAT: Final = 1
+FORMAT_PARTS: Final = 2
+"""Of a store with a version in parts; readers of format 1 would miss them, so that they are told by the number."""
 ATTRIBUTE: Final = "vedastore"
 LIMIT_BYTES: Final = 64 * 2**20
 """A root document is not longer: it is read and held whole."""
@@ -40,6 +42,8 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _WIDE: Final = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
 _KNOWN_VERSIONS: Final = 20
 """Versions that a message names."""
+PARTS_LIMIT: Final = 8
+"""Parts that a version has at most: a reader opens the files of all of them."""
 SKIPPED_INLINE: Final = 1000
 """Samples that were left out, named by the root document itself; of more an index file has the whole list."""
 
@@ -57,6 +61,23 @@ class IndexFile:
         if not (_is_text(self.key) and keys.is_index(self.key)):
             raise ValueError(f"{self.key!r} is no key of an index file")
         _check(self, _INDEX_FIELDS, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a version changes of the tables below it: rows that replace those of their positions, or stand behind all.
+
+    ``removed`` names the positions that have no row any more.
+    """
+
+    samples: IndexFile
+    features: IndexFile
+    removed: IndexFile | None = None
+
+    @property
+    def files(self) -> tuple[IndexFile, ...]:
+        """Its files."""
+        return (self.samples, self.features, *(() if self.removed is None else (self.removed,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +107,7 @@ class Version:
     name: str
     task: Task
     classes: tuple[str, ...]
-    label_coords: str | None
+    label_coords: LabelCoords | None
     samples: int
     features: int
     bounds: tuple[float, float, float, float] | None
@@ -97,11 +118,14 @@ class Version:
     source: dict[str, Any]
     skipped: tuple[dict[str, Any], ...]
     findings: tuple[dict[str, Any], ...]
+    parts: tuple[Part, ...] = ()
+    author: str | None = None
+    message: str | None = None
 
     def __post_init__(self) -> None:
         _check(self, _VERSION_FIELDS, "a version")
         for table, rows in (("samples", self.samples), ("features", self.features)):
-            if self.index[table].rows != rows:
+            if self.index[table].rows != rows and not self.parts:
                 raise ValueError(f"a version's {table} are {rows}, but its index has {self.index[table].rows}")
 
     @property
@@ -117,9 +141,28 @@ class Version:
         return Limits(**{name: max(value, getattr(DEFAULT_LIMITS, name)) for name, value in known.items()})
 
     @property
+    def files(self) -> tuple[IndexFile, ...]:
+        """Every index file that the version names."""
+        return (*self.index.values(), *(file for part in self.parts for file in part.files))
+
+    @property
+    def samples_files(self) -> tuple[IndexFile, ...]:
+        """The files of ``samples``, the oldest first."""
+        return (self.index["samples"], *(part.samples for part in self.parts))
+
+    @property
+    def arrays(self) -> dict[str, Bucket]:
+        """Its buckets by shape: those of one shape, made by several writes, are one array to whoever reads chips."""
+        merged: dict[str, Bucket] = {}
+        for name, bucket in sorted(self.buckets.items()):
+            before = merged.get(shape := keys.bucket_shape(name), Bucket(bucket.spec, 0, 0))
+            merged[shape] = Bucket(before.spec, before.rows + bucket.rows, before.bytes + bucket.bytes)
+        return merged
+
+    @property
     def bytes(self) -> int:
         """Bytes of all shards and index files that the version names."""
-        return sum(b.bytes for b in self.buckets.values()) + sum(f.bytes for f in self.index.values())
+        return sum(b.bytes for b in self.buckets.values()) + sum(f.bytes for f in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +175,7 @@ class Root:
     def __post_init__(self) -> None:
         if not self.versions:
             raise ValueError("it names no version")
-        if not (_is_text(self.write_id) and self.write_id):
+        if not keys.is_write(self.write_id):
             raise ValueError(f"its write_id is {_shown(self.write_id)}")
 
     def find(self, version: str | None, where: str) -> Version:
@@ -160,7 +203,8 @@ class Root:
 def dump_root(root: Root) -> bytes:
     """Return the bytes of the root ``zarr.json``: deterministic, with the whole hierarchy's metadata inline."""
     versions = [_dump_version(v) for v in root.versions]
-    body = {"format": FORMAT, "write_id": root.write_id, "versions": versions}
+    number = FORMAT_PARTS if any(version.parts for version in root.versions) else FORMAT
+    body = {"format": number, "write_id": root.write_id, "versions": versions}
     nodes = arrays.hierarchy({name: (b.spec, b.rows) for name, b in root.buckets().items()})
     return dump_json(arrays.group_metadata(nodes, {ATTRIBUTE: seal(body)}))
 
@@ -195,9 +239,9 @@ def parse_root(data: bytes, where: str) -> Root:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         hint = "vedastore convert makes one from a release"
         raise StoreError("this is not a vedastore store", where=where, hint=hint) from None
-    if number != FORMAT or isinstance(number, bool | float):
+    if number not in (FORMAT, FORMAT_PARTS) or isinstance(number, bool | float):
         raise StoreError(
-            f"the store is of format {_shown(number)}, this is vedastore for format {FORMAT}",
+            f"the store is of format {_shown(number)}, this is vedastore for format {FORMAT} and {FORMAT_PARTS}",
             where=where,
             hint="update vedastore",
         )
@@ -207,6 +251,16 @@ def parse_root(data: bytes, where: str) -> Root:
         return _parse_body(body)
     except ValueError as error:
         raise StoreError(f"the root document is damaged: {error}", where=where) from None
+
+
+def is_later(data: bytes) -> bool:
+    """Tell whether what cannot be parsed is of a later format, and not damaged for all that is known of it."""
+    try:
+        check_size(data, "")
+        number = json.loads(data)["attributes"][ATTRIBUTE]["format"]
+    except (StoreError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(number, int) and number > FORMAT_PARTS
 
 
 def check_size(data: bytes, where: str) -> None:
@@ -243,6 +297,11 @@ def _checksum(body: dict[str, Any]) -> str:
 
 def _dump_version(version: Version) -> dict[str, Any]:
     document = {f.name: getattr(version, f.name) for f in fields(version)}
+    for name in _OPTIONAL:
+        if not document[name]:
+            del document[name]
+    if version.parts:
+        document["parts"] = [asdict(part) for part in version.parts]
     document["index"] = {name: asdict(file) for name, file in version.index.items()}
     document["buckets"] = {
         name: {**asdict(b.spec), "rows": b.rows, "bytes": b.bytes} for name, b in sorted(version.buckets.items())
@@ -256,7 +315,7 @@ def _parse_body(body: dict[str, Any]) -> Root:
 
 
 def _parse_version(document: Any) -> Version:
-    values = {f.name: _get(document, f.name, object, "a version") for f in fields(Version)}
+    values = {f.name: _get(document, f.name, object, "a version") for f in fields(Version) if f.name not in _OPTIONAL}
     for name in ("classes", "skipped", "findings", "bounds"):
         if isinstance(values[name], list):
             values[name] = tuple(values[name])
@@ -266,7 +325,19 @@ def _parse_version(document: Any) -> Version:
     values["buckets"] = {name: _parse_bucket(name, b) for name, b in buckets.items()}
     tables = (*keys.TABLES, *(name for name in keys.LISTS if name in index))
     values["index"] = {name: _parse_index(_get(index, name, dict, "an index"), name) for name in tables}
-    return Version(**values)
+    parts = _get(document, "parts", list, "a version") if "parts" in document else []
+    values["parts"] = tuple(map(_parse_part, parts))
+    return Version(**values, **{name: document.get(name) for name in ("author", "message")})
+
+
+def _parse_part(document: Any) -> Part:
+    found = {name: _get(document, name, dict | None, "a part") for name in keys.PARTS}
+    samples, features, removed = (
+        None if file is None else _parse_index(file, keys.PARTS[name]) for name, file in found.items()
+    )
+    if samples is None or features is None:
+        raise ValueError("a part lacks its tables")
+    return Part(samples, features, removed)
 
 
 def _parse_bucket(name: str, document: Any) -> Bucket:
@@ -291,7 +362,7 @@ def _parse_index(document: dict[str, Any], table: str) -> IndexFile:
     return file
 
 
-def _get(document: Any, field: str, kind: type, where: str) -> Any:
+def _get(document: Any, field: str, kind: Any, where: str) -> Any:
     """Return a field of a document; ValueError where it is absent or of another kind."""
     if not isinstance(document, dict):
         raise ValueError(f"{where} is {_shown(document)}")  # noqa: TRY004 - what is read is wrong, not the call
@@ -380,7 +451,12 @@ _VERSION_FIELDS: Final[dict[str, Callable[[object], bool]]] = {
     "source": _is_source,
     "skipped": _tuple_of(_dict_of(_is_told)),
     "findings": _tuple_of(_dict_of(_is_told)),
+    "parts": lambda value: isinstance(value, tuple) and len(value) <= PARTS_LIMIT,
+    "author": lambda value: value is None or _is_text(value),
+    "message": lambda value: value is None or _is_text(value),
 }
+_OPTIONAL: Final = ("parts", "author", "message")
+"""Fields that a version has only where they say something."""
 
 
 def _check(record: object, known: dict[str, Callable[[object], bool]], what: str) -> None:

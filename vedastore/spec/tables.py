@@ -58,17 +58,21 @@ SKIPPED: Final[dict[str, Any]] = {
     "rules": ["string"],
     "reason": "string",
 }
+REMOVED: Final[dict[str, Any]] = {"position": "int64"}
 SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "samples": SAMPLES,
     "features": FEATURES,
     "members": MEMBERS,
     "skipped": SKIPPED,
+    "removed": REMOVED,
 }
 
 NULLABLE: Final[dict[str, tuple[str, ...]]] = {
     "samples": ("geometry", "bbox", "crs", "transform", "nodata", "split", "pixel_digest"),
     "features": ("geometry", "bbox", "geometry_px", "box_px", "area_px"),
     "members": (),
+    "skipped": (),
+    "removed": (),
 }
 """Columns in which a row may have no value."""
 
@@ -83,6 +87,7 @@ GEOMETRY_COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "features": ("geometry", "geometry_px"),
     "members": (),
     "skipped": (),
+    "removed": (),
 }
 
 

@@ -172,6 +172,10 @@ class ShardReader:
         chunks = self._read_chunks(row, row)
         return decode_chip(chunks, self.spec, self._where(row))
 
+    def read_chunks(self, row: int) -> tuple[bytes, ...]:
+        """Return the inner chunks of one row, as they are stored."""
+        return tuple(self._read_chunks(row, row))
+
     def read_rows(self, rows: Sequence[int] | Array) -> Array:
         """Return the chips (sample, band, y, x) of some rows, in their order; one ranged read for neighbours.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+from abc import ABC, abstractmethod
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,85 +43,35 @@ _SLOW_BYTES: Final = 16 * 2**20
 """What the rows may take that are read at a time."""
 
 
-class TableReader:
-    """Reads one table of a version by column and by row group; whatever the file holds, what comes out is sound.
+class TableReader(ABC):
+    """A table of a version, read by column and by row group.
 
-    Column names and types are those of ``spec.tables``, and behind them those of ``spec.columns`` that users have added
-    to ``samples`` (others may stand beside them). No value is missing where none may be, texts are Unicode, and every
-    row that ``samples`` names is one that its bucket has.
-
-    Parameters
+    Attributes
     ----------
-    objects : Objects
-    table : str
-        ``samples``, ``features`` or ``members``.
-    version : Version
-        What the table is an index of.
-
-    Raises
-    ------
-    StoreError
-        When the file is absent or damaged, or is not the table of this version.
+    schema : pyarrow.Schema
+        The columns that are read: those of ``spec.tables``, and behind them those that users have added.
+    starts : array of int
+        The first row of each row group, and the number of all rows.
     """
 
-    def __init__(self, objects: Objects, table: str, version: Version) -> None:
-        import numpy as np
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    schema: Any
+    starts: Any
 
-        file = version.index[table]
-        self._table, self._version = table, version
-        self._chunk_bytes = max(_CHUNK_BYTES, min(version.limits.member_bytes, 2**31) + 8 * GROUP_BYTES)
-        self._where = f"{objects.url}/{file.key}"
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
         self._kept = Kept(KEPT_BYTES)
-        size = objects.size(file.key)
-        if size != file.bytes:
-            told = "is absent" if size is None else f"has {size} bytes instead of {file.bytes}"
-            raise StoreError(f"the index file {told}", where=self._where)
-        self._check_footer(objects, file)
-        try:
-            source = pa.PythonFile(ObjectFile(objects, file.key, file.bytes), mode="r")
-            self._parquet = pq.ParquetFile(
-                source,
-                page_checksum_verification=True,
-                thrift_string_size_limit=_THRIFT_TEXT_BYTES,
-                thrift_container_size_limit=_THRIFT_LIST_ITEMS,
-            )
-            self.schema = self._check_schema(self._parquet.schema_arrow)
-            """The Arrow schema of the columns that are read."""
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(error) from None
-        metadata = self._parquet.metadata
-        self._leaves = [metadata.schema.column(i).path.partition(".")[0] for i in range(metadata.num_columns)]
-        self._group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        if metadata.num_rows != file.rows or sum(self._group_rows) != file.rows or min(self._group_rows, default=0) < 0:
-            raise StoreError(f"the index file has not {file.rows} rows", where=self._where)
-        self.starts = np.cumsum([0, *self._group_rows])
-        """The first row of each row group, and the number of all rows."""
+
+    @abstractmethod
+    def read(self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> Any:
+        """Return a pyarrow Table of some columns and row groups; all without them."""
+
+    @abstractmethod
+    def _position_edges(self, group: int) -> tuple[int, int]:
+        """Return positions that none of a row group is below, or above."""
 
     @property
     def added(self) -> tuple[str, ...]:
         """The columns that users have added."""
-        return tuple(self.schema.names[len(SCHEMAS[self._table]) :])
-
-    def read(self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> Any:
-        """Return a pyarrow Table of some columns and row groups; all without them."""
-        import pyarrow as pa
-
-        names = list(self.schema.names if columns is None else columns)
-        chosen = list(range(len(self._group_rows)) if groups is None else groups)
-        try:
-            with self._lock:  # a ParquetFile is not made for several threads
-                swollen = self._check_chunks(names, chosen)
-                if swollen > _SWOLLEN_BYTES:
-                    self._check_decoded(names, chosen, swollen)
-                found = self._parquet.read_row_groups(chosen, columns=names)
-            found.validate(full=True)
-        except (pa.ArrowException, OSError, MemoryError) as error:
-            raise self._damaged(error) from None
-        self._check_values(found, chosen)
-        return found
+        return tuple(self.schema.names[len(SCHEMAS["samples"]) :])
 
     def read_rows(self, positions: Any, columns: Sequence[str]) -> Any:
         """Return a pyarrow Table of the rows at some positions, in their order; only row groups with them are read."""
@@ -166,7 +117,7 @@ class TableReader:
 
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """Yield the rows of some columns, one pyarrow Table a row group."""
-        for group in range(len(self._group_rows)):
+        for group in range(len(self.starts) - 1):
             yield self.read(columns, [group])
 
     def groups_with(self, positions: Any) -> list[int]:
@@ -190,7 +141,89 @@ class TableReader:
         """The least and the greatest position of every row group, (n, 2)."""
         import numpy as np
 
-        return np.array([self._position_edges(group) for group in range(len(self._group_rows))]).reshape(-1, 2)
+        return np.array([self._position_edges(group) for group in range(len(self.starts) - 1)]).reshape(-1, 2)
+
+
+class TableFile(TableReader):
+    """Reads one file of a table by column and by row group; whatever it holds, what comes out is sound.
+
+    Column names and types are those of ``spec.tables``, and behind them those of ``spec.columns`` that users have added
+    to ``samples`` (others may stand beside them). No value is missing where none may be, texts are Unicode, and every
+    row that ``samples`` names is one that its bucket has.
+
+    Parameters
+    ----------
+    objects : Objects
+    table : str
+        ``samples``, ``features``, ``members``, ...
+    version : Version
+        What the table is an index of.
+    file : IndexFile
+    positions : int
+        Those that rows have are below it.
+    is_part : bool
+        Whether it is of a part: samples have any positions then, upwards, and not each its own place.
+
+    Raises
+    ------
+    StoreError
+        When the file is absent or damaged, or is not the table of this version.
+    """
+
+    def __init__(
+        self, objects: Objects, table: str, version: Version, file: IndexFile, positions: int, *, is_part: bool = False
+    ) -> None:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        super().__init__()
+        self._table, self._version = table, version
+        self._positions, self._is_part = positions, is_part
+        self._features = version.index["features"].rows + sum(part.features.rows for part in version.parts)
+        self._chunk_bytes = max(_CHUNK_BYTES, min(version.limits.member_bytes, 2**31) + 8 * GROUP_BYTES)
+        self._where = f"{objects.url}/{file.key}"
+        self._lock = threading.Lock()
+        size = objects.size(file.key)
+        if size != file.bytes:
+            told = "is absent" if size is None else f"has {size} bytes instead of {file.bytes}"
+            raise StoreError(f"the index file {told}", where=self._where)
+        self._check_footer(objects, file)
+        try:
+            source = pa.PythonFile(ObjectFile(objects, file.key, file.bytes), mode="r")
+            self._parquet = pq.ParquetFile(
+                source,
+                page_checksum_verification=True,
+                thrift_string_size_limit=_THRIFT_TEXT_BYTES,
+                thrift_container_size_limit=_THRIFT_LIST_ITEMS,
+            )
+            self.schema = self._check_schema(self._parquet.schema_arrow)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+        metadata = self._parquet.metadata
+        self._leaves = [metadata.schema.column(i).path.partition(".")[0] for i in range(metadata.num_columns)]
+        self._group_rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        if metadata.num_rows != file.rows or sum(self._group_rows) != file.rows or min(self._group_rows, default=0) < 0:
+            raise StoreError(f"the index file has not {file.rows} rows", where=self._where)
+        self.starts = np.cumsum([0, *self._group_rows])
+
+    def read(self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> Any:
+        """Return a pyarrow Table of some columns and row groups; all without them."""
+        import pyarrow as pa
+
+        names = list(self.schema.names if columns is None else columns)
+        chosen = list(range(len(self._group_rows)) if groups is None else groups)
+        try:
+            with self._lock:  # a ParquetFile is not made for several threads
+                swollen = self._check_chunks(names, chosen)
+                if swollen > _SWOLLEN_BYTES:
+                    self._check_decoded(names, chosen, swollen)
+                found = self._parquet.read_row_groups(chosen, columns=names)
+            found.validate(full=True)
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise self._damaged(error) from None
+        self._check_values(found, chosen)
+        return found
 
     def _position_edges(self, group: int) -> tuple[int, int]:
         """Return the least and the greatest position of a row group, as its statistics tell; wide without them."""
@@ -198,7 +231,7 @@ class TableReader:
 
         try:
             told = self._parquet.metadata.row_group(group).column(self._leaves.index("position")).statistics
-            edges = (told.min, told.max) if told is not None and told.has_min_max else (0, self._version.samples)
+            edges = (told.min, told.max) if told is not None and told.has_min_max else (0, self._positions)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from None
         return edges
@@ -284,7 +317,7 @@ class TableReader:
                     raise self._damaged(f"its column {name} has lists of another length, or that lack values")
         if "objects" in found.column_names and found.num_rows:
             edges = pc.min_max(found.column("objects")).as_py()
-            if edges["min"] < 0 or edges["max"] > self._version.features:
+            if edges["min"] < 0 or edges["max"] > self._features:
                 raise self._damaged("it counts more objects of a sample than there are, or fewer than none")
         if {"bucket", "row"} <= set(found.column_names):
             self._check_rows(found)
@@ -293,7 +326,8 @@ class TableReader:
 
     def _lengths(self, column: str) -> tuple[int, int]:
         """Return the least and the greatest length of a column's lists."""
-        most = {"classes": len(self._version.classes), "flags": len(RULES), "rules": len(RULES)}
+        classes = _CHUNK_BYTES if self._version.parts else len(self._version.classes)
+        most = {"classes": classes, "flags": len(RULES), "rules": len(RULES)}
         return (LENGTHS[column], LENGTHS[column]) if column in LENGTHS else (0, most.get(column, _CHUNK_BYTES))
 
     def _check_rows(self, found: Any) -> None:
@@ -313,11 +347,13 @@ class TableReader:
     def _check_positions(self, positions: Any, groups: Sequence[int]) -> None:
         import numpy as np
 
-        if self._table == "samples":
+        if self._table == "samples" and not self._is_part:
             parts = [np.arange(self.starts[g], self.starts[g + 1]) for g in groups]
             sound = np.array_equal(positions, np.concatenate([np.arange(0), *parts]))
         else:
-            sound = bool(((positions >= 0) & (positions < self._version.samples)).all())
+            sound = bool(((positions >= 0) & (positions < self._positions)).all())
+            if self._table != "features":
+                sound &= bool((np.diff(positions) > 0).all())
             ends = np.cumsum([self._group_rows[g] for g in groups], dtype="i8")
             for group, part in zip(groups, np.split(positions, ends)[:-1], strict=True):
                 low, high = self._position_edges(group)

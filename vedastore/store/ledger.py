@@ -21,7 +21,7 @@ from vedastore.store.scratch import open_scratch
 from vedastore.store.survey import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from vedastore.model import Affine6, Fidelity, ImageHalf, LabelHalf, LabelKind
@@ -67,6 +67,10 @@ SELECT position - 1 AS position, id, bucket, row, height, width, crs, transform,
     counts, sizes, geometries
 FROM positions JOIN pairs USING (id) ORDER BY position
 """
+FILE_COLUMNS: Final = (
+    "image_digest", "image_member", "image_ordinal", "label", "label_member", "label_ordinal",
+)  # fmt: skip
+_FILES: Final = f"SELECT {', '.join(FILE_COLUMNS)} FROM positions JOIN pairs USING (id) ORDER BY position"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +259,19 @@ class Ledger:
         self._db.execute("DELETE FROM positions")
         self._db.execute("INSERT INTO positions SELECT NULL, id FROM (SELECT id FROM pairs ORDER BY image_ordinal)")
         return int(self._db.execute("SELECT COUNT(*) FROM positions").fetchone()[0])
+
+    def ids(self) -> list[str]:
+        """Return the ids of all pairs, in the order of their images."""
+        return [name for (name,) in self._db.execute("SELECT id FROM positions ORDER BY position")]
+
+    def iter_files(self) -> Iterator[tuple[Any, ...]]:
+        """Yield what tells whether a sample is the same as another one, in the order of their images."""
+        yield from self._db.execute(_FILES)
+
+    def place(self, places: Iterable[tuple[int, str]]) -> None:
+        """Let some pairs only have a position, and other ones than before: (position, id)."""
+        self._db.execute("DELETE FROM positions")
+        self._db.executemany("INSERT INTO positions VALUES (? + 1, ?)", places)
 
     def iter_pairs(self) -> Iterator[Pairs]:
         """Yield all pairs in the order of their images, at most 256 at a time, fewer where they are large."""

@@ -14,10 +14,13 @@ from vedastore.io.geojson import parse_json
 from vedastore.io.objects import open_objects
 from vedastore.spec import keys
 from vedastore.spec.release import classify
+from vedastore.store.arrays import ArrayReader, array_buckets, merge_buckets
 from vedastore.store.chips import ShardReader
 from vedastore.store.commit import read_root
-from vedastore.store.index import TableReader
+from vedastore.store.copies import HINT, may_restore
+from vedastore.store.index import TableFile
 from vedastore.store.lookup import Lookup
+from vedastore.store.overlay import Overlay
 from vedastore.store.scratch import sort_by_ordinal
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from vedastore.io.objects import Objects
     from vedastore.model import Fidelity, Limits
     from vedastore.spec.root import Root, Version
+    from vedastore.store.index import TableReader
     from vedastore.store.lookup import Positions
 
 
@@ -88,15 +92,54 @@ class Snapshot:
         return {}
 
     @cached_property
-    def _readers(self) -> dict[str, ShardReader]:
+    def _readers(self) -> dict[str, ShardReader | ArrayReader]:
         return {}
+
+    @cached_property
+    def _overlays(self) -> dict[int, Overlay]:
+        return {}
+
+    @property
+    def _overlay(self) -> Overlay:
+        if (process := os.getpid()) not in self._overlays:
+            self._overlays[process] = Overlay(self.objects, self.version)
+        return self._overlays[process]
 
     def table(self, name: str) -> TableReader:
         """Return the reader of an index table; a process that was forked has readers of its own."""
         key = (name, os.getpid())
         if key not in self._tables:
-            self._tables[key] = TableReader(self.objects, name, self.version)
+            if self.version.parts and name in {"samples", "features"}:
+                self._tables[key] = self._overlay.open(name)
+            else:
+                file, samples = self.version.index[name], self.version.samples
+                self._tables[key] = TableFile(self.objects, name, self.version, file, samples)
         return self._tables[key]
+
+    @property
+    def slots(self) -> Positions:
+        """What tells the sample at each position to the parts of later versions; see `store.overlay`."""
+        return self._overlay.layout.slots if self.version.parts else np.arange(self.version.samples)
+
+    @property
+    def next_slot(self) -> int:
+        """The first slot that no sample has had."""
+        return self._overlay.layout.ends[-1] if self.version.parts else self.version.samples
+
+    def row_sources(self, positions: Positions) -> tuple[Any, Any]:
+        """Return the number of the one of ``samples_files`` that has the row at each position, and its row there."""
+        if not self.version.parts:
+            return np.zeros(len(positions), "i2"), positions
+        layout = self._overlay.layout
+        slots = layout.slots[positions]
+        return layout.owner[slots], layout.row[slots]
+
+    def read_places(self, positions: Positions, columns: Sequence[str]) -> Any:
+        """Return what `TableReader.read_rows` does of ``samples``, with shapes as buckets and rows of their arrays.
+
+        Those of one shape that several writes have made are one array then, which `chips` reads.
+        """
+        return merge_buckets(self.table("samples").read_rows(positions, columns), self.version)
 
     @property
     def lookup(self) -> Lookup:
@@ -107,12 +150,16 @@ class Snapshot:
             self._lookups[process] = Lookup(self.table("samples"), self.version.classes, features)
         return self._lookups[process]
 
-    def chips(self, bucket: str) -> ShardReader:
-        """Return the reader of a bucket's chips."""
+    def chips(self, bucket: str) -> ShardReader | ArrayReader:
+        """Return the reader of a bucket's chips, or of those of all buckets of a shape."""
         if bucket not in self._readers:
-            if bucket not in self.version.buckets:
+            names = [*array_buckets(self.version, bucket)] or [bucket]
+            if len(names) > 1:
+                self._readers[bucket] = ArrayReader(self.objects, self.version, bucket)
+            elif names[0] in self.version.buckets:
+                self._readers[bucket] = ShardReader(self.objects, names[0], self.version.buckets[names[0]].spec)
+            else:
                 raise StoreError(f"the version has no bucket {bucket!r}", where=self.objects.url)
-            self._readers[bucket] = ShardReader(self.objects, bucket, self.version.buckets[bucket].spec)
         return self._readers[bucket]
 
     def read_label(self, position: int) -> bytes:
@@ -127,14 +174,14 @@ class Snapshot:
 
     def iter_images(self, positions: Positions | None = None) -> Iterator[StoredImage]:
         """Yield every image, or those at some positions, in the order of the samples."""
-        for part in self._iter_rows(positions, tuple(_IMAGE_COLUMNS)):
+        for part in self.iter_rows(positions, tuple(_IMAGE_COLUMNS)):
             yield from map(_stored_image, part.to_pylist())
 
     @property
     def top(self) -> str:
         """The top folder of the release; an empty text where it has none."""
-        first = next(self.iter_images(), None)
-        return "" if first is None else classify(first.member).top
+        first = self.table("samples").take([0] if self.version.samples else [], ("image_member",))
+        return classify(first[0]["image_member"]).top if first else ""
 
     def iter_labels(self, positions: Positions | None = None) -> Iterator[StoredFile]:
         """Yield every label file, or those at some positions, in the order that they had in the release."""
@@ -157,10 +204,10 @@ class Snapshot:
         return next((m for m in self.iter_members() if m.kind == kind), None)
 
     def _iter_files(self, positions: Positions, columns: tuple[str, str, str]) -> Iterator[tuple[int, str, bytes]]:
-        for part in self._iter_rows(positions, columns):
+        for part in self.iter_rows(positions, columns):
             yield from zip(*(part.column(name).to_pylist() for name in columns), strict=True)
 
-    def _iter_rows(self, positions: Positions | None, columns: Sequence[str]) -> Iterator[Any]:
+    def iter_rows(self, positions: Positions | None, columns: Sequence[str]) -> Iterator[Any]:
         """Yield rows of the samples at some positions, a few at a time; only row groups that have some are read."""
         table = self.table("samples")
         for run in table.split(self._every(positions)):
@@ -207,9 +254,18 @@ def open_snapshot(
 
 def open_version(objects: Objects, version: str | None = None) -> Snapshot:
     """Open a version of the store of some objects, as `open_snapshot` does."""
-    found = read_root(objects)
+    try:
+        found = read_root(objects)
+    except StoreError as error:
+        if may_restore(objects):
+            raise StoreError(error.message, where=error.where, hint=HINT) from None
+        raise
     if found is None:
-        incomplete = objects.size(keys.INCOMPLETE) is not None
-        message = "a conversion into it has not finished" if incomplete else "there is no store"
-        raise StoreError(message, where=objects.url, hint="vedastore convert makes one from a release")
+        if objects.size(keys.INCOMPLETE) is not None:
+            message, hint = "a conversion into it has not finished", "vedastore convert makes one from a release"
+        elif may_restore(objects):
+            message, hint = "the root document is lost", HINT
+        else:
+            message, hint = "there is no store", "vedastore convert makes one from a release"
+        raise StoreError(message, where=objects.url, hint=hint)
     return Snapshot(objects, found[0], found[0].find(version, objects.url))

@@ -42,6 +42,7 @@ _DICTIONARY: Final = {
     "features": ["id", "class"],
     "members": ["kind"],
     "skipped": ["rules.list.element"],
+    "removed": [],
 }
 
 
@@ -114,10 +115,12 @@ class TableWriter:
         return self._bounds.get("geometry")
 
     def append(self, columns: Mapping[str, Any], shapes: Mapping[str, Any] | None = None) -> None:
-        """Add rows: columns are lists or arrays, ``shapes`` what those of geometries are."""
+        """Add rows: columns are lists, arrays or Arrow's own, ``shapes`` what those of geometries are."""
         import pyarrow as pa
 
-        rows = pa.table([arrow_array(columns[f.name], f.type) for f in self._schema], schema=self._schema)
+        given = [(columns[field.name], field.type) for field in self._schema]
+        made = [v if isinstance(v, pa.Array | pa.ChunkedArray) else arrow_array(v, kind) for v, kind in given]
+        rows = pa.table(made, schema=self._schema)
         self.append_table(rows, shapes)
 
     def append_table(self, rows: Any, shapes: Mapping[str, Any] | None = None) -> None:
@@ -133,15 +136,16 @@ class TableWriter:
         if self._pending_rows >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
             self._flush()
 
-    def finish(self, write: Write) -> IndexFile:
-        """Write the table to the store."""
+    def finish(self, write: Write, *, is_part: bool = False) -> IndexFile:
+        """Write the table to the store, as that of a whole version or of a part of one."""
         self._flush()
         self._await_write()
         geo = geo_metadata(self.table, geometry.projjson(geometry.LONLAT), self._types, self._bounds)
         if geo is not None:
             self._parquet.add_key_value_metadata({"geo": json.dumps(geo)})
         self._parquet.close()
-        key, digest = keys.table(write.write_id, self.table), hashlib.sha256()
+        name = keys.PARTS[self.table] if is_part else self.table
+        key, digest = keys.table(write.write_id, name), hashlib.sha256()
         size = write.put(key, self._parts(digest))
         return IndexFile(key, size, digest.hexdigest(), self.rows)
 

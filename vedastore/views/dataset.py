@@ -42,7 +42,7 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
 
     added = snapshot.table("samples").added
     table, chosen = read_index(snapshot, positions, (*_COLUMNS, *added), bucket)
-    spec = snapshot.version.buckets[chosen].spec
+    spec = snapshot.version.arrays[chosen].spec
     rows, lengths = _shard_runs(table, spec)
     image = _lazy_chips(snapshot, chosen, rows, lengths)
     coords: dict[str, Any] = {
@@ -79,7 +79,7 @@ def build_tree(snapshot: Snapshot, positions: Any, *, labels: bool) -> xr.DataTr
     """Return the samples at some positions as one Dataset a bucket; nothing but the index is read."""
     import xarray as xr
 
-    buckets = snapshot.table("samples").read_rows(positions, ["bucket", "row"]).column("bucket").combine_chunks()
+    buckets = snapshot.read_places(positions, ["bucket", "row"]).column("bucket").combine_chunks()
     names = buckets.dictionary_encode()
     codes, known = names.indices.to_numpy(), names.dictionary.to_pylist()
     nodes = {
@@ -118,7 +118,7 @@ def mask_array(
 
     table, chosen = read_index(snapshot, positions, ("id", "position", "bucket", "row", "objects"), bucket)
     require_objects(snapshot, table.column("position").to_numpy())
-    spec = snapshot.version.buckets[chosen].spec
+    spec = snapshot.version.arrays[chosen].spec
     _, lengths = _shard_runs(table, spec)
     masks = build_masks(snapshot, table, spec, lengths, instances=instances, scale=scale, order=order)
     return xr.DataArray(masks, {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object))}, name="mask")
@@ -168,7 +168,7 @@ def read_samples(
     import pyarrow.compute as pc
 
     where = snapshot.objects.url
-    table = snapshot.table("samples").read_rows(positions, columns)
+    table = snapshot.read_places(positions, columns)
     names = sorted(table.column("bucket").unique().to_pylist())
     if not names:
         raise UsageError("there is no sample to make an array of", where=where)
@@ -191,13 +191,13 @@ def _lazy_chips(snapshot: Snapshot, bucket: str, rows: np.ndarray[Any, Any], len
     import dask.array as da
     from dask.base import tokenize
 
-    spec = snapshot.version.buckets[bucket].spec
+    spec = snapshot.version.arrays[bucket].spec
     return da.map_blocks(
         _read_block,
         da.from_array(rows, chunks=(lengths,)),
         snapshot=snapshot,
         bucket=bucket,
-        name="chips-" + tokenize(snapshot.objects.url, snapshot.root.write_id, bucket, rows),
+        name="chips-" + tokenize(snapshot.objects.url, snapshot.root.write_id, snapshot.version.version, bucket, rows),
         chunks=(lengths, *((size,) for size in spec.shape)),
         new_axis=[1, 2, 3],
         meta=np.empty((0,) * len(DIMENSIONS), spec.dtype),

@@ -17,7 +17,7 @@ def sample_frame(snapshot: Snapshot, positions: Any) -> gpd.GeoDataFrame:
     """Return one row a sample at some positions, without the bytes that only export needs."""
     table = snapshot.table("samples")
     columns = [name for name in table.schema.names if name not in HEAVY]
-    rows = table.read_rows(positions, columns)
+    rows = snapshot.read_places(positions, columns)
     frame = _geo_frame(rows, ("geometry",))
     for name in table.added:
         if rows.column(name).null_count:  # truths and whole numbers stay what they are beside missing ones
@@ -34,6 +34,9 @@ def feature_frame(snapshot: Snapshot, positions: Any) -> gpd.GeoDataFrame:
     table = reader.read(groups=None if positions is None else reader.groups_with(positions))
     if positions is not None:
         table = table.filter(pc.is_in(table.column("position"), pa.array(positions, "int64")))
+    if snapshot.version.parts:  # what a part has stands behind all that it does not replace
+        positions = table.column("position").to_numpy()
+        table = table.take(positions.argsort(kind="stable"))
     return _geo_frame(table, ("geometry", "geometry_px"))
 
 

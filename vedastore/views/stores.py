@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from vedastore.errors import UsageError
 from vedastore.io.objects import open_objects
 from vedastore.model import DEFAULT_LIMITS, LabelOptions
 from vedastore.ops import clean as clean_op
 from vedastore.ops import convert as convert_op
+from vedastore.ops import repair as repair_op
 from vedastore.ops.options import ConvertOptions
 from vedastore.spec.places import check_options
 from vedastore.store.snapshot import Snapshot, open_snapshot
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vedastore.model import Limits, Task
     from vedastore.ops.clean import CleanReport
+    from vedastore.ops.verify import VerifyReport
 
 
 def open(
@@ -88,11 +89,64 @@ def clean(
     return clean_op.clean(store, grace_days=grace_days, dry_run=dry_run, storage_options=storage_options)
 
 
+def repair(
+    store: str | os.PathLike[str],
+    *,
+    version: str | None = None,
+    root: str | None = None,
+    workers: int | None = None,
+    client: Any = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> VerifyReport:
+    """Make again what can be made of a damaged store, and verify it.
+
+    A root document that is lost or damaged comes back from its copy, metadata of groups and arrays from the root
+    document, and statistics are measured again. Nothing else is touched: what is wrong with pixels, labels and tables
+    stays a problem of the report. Repair while nobody writes.
+
+    Parameters
+    ----------
+    store : path
+    version : str, optional
+        The version that is verified, the latest without it.
+    root : str, optional
+        Id of the write whose copy of the root document is taken, where several may be the last.
+    workers, client, progress : optional
+        As in :meth:`Collection.verify`.
+    storage_options : mapping, optional
+        As in :func:`open`.
+
+    Returns
+    -------
+    VerifyReport
+        As of :meth:`Collection.verify`; ``repaired`` tells what was made again.
+
+    Raises
+    ------
+    StoreError
+        When the root document cannot be restored: there is no copy that is whole, or several may be the last.
+    UsageError
+        When there is no copy of that write, or ``root`` is given and the root document is sound.
+    ConflictError
+        When a writer was first.
+    """
+    check_options(storage_options, store)
+    return repair_op.repair(
+        open_objects(store, storage_options),
+        version=version,
+        write_id=root,
+        workers=workers,
+        client=client,
+        progress=progress,
+    )
+
+
 def convert(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     store: str | os.PathLike[str],
     *,
-    mode: Literal["create", "overwrite"] = "create",
+    mode: Literal["create", "overwrite", "append"] = "create",
     label_coords: Literal["auto", "pixel", "geographic"] = "auto",
     on_error: Literal["raise", "skip"] = "raise",
     label_field: str | None = None,
@@ -112,12 +166,14 @@ def convert(
 
     Parameters
     ----------
-    source : path
-        A ``.tar.gz``, ``.tgz`` or ``.tar``, also ``s3://``, or an extracted directory.
+    source : path, or list of paths
+        A ``.tar.gz``, ``.tgz`` or ``.tar``, also ``s3://``, or an extracted directory. Several releases of one
+        collection become versions of one store, in their order.
     store : path
         The store's directory, or ``s3://bucket/prefix``.
-    mode : {"create", "overwrite"}
-        Whether a store that is there already is a conflict, or is replaced.
+    mode : {"create", "overwrite", "append"}
+        Whether a store that is there already is a conflict, is replaced, or gets a version more. Images that any of its
+        versions has are not stored again; splits and added columns stay with the samples that keep their ids.
     label_coords : {"auto", "pixel", "geographic"}
         What the label coordinates of georeferenced samples are; ``"auto"`` tells from all of them, or refuses.
     on_error : {"raise", "skip"}
@@ -144,10 +200,12 @@ def convert(
     ReleaseError
         When the release is refused; no store is visible then, and the source is as it was.
     ConflictError
-        When the target exists, or another writer was first.
+        When the target exists, or another writer was first; when the store has a version of that name.
+    UsageError
+        When the release is of another collection than the store it is to be added to, or of another task.
     """
-    only = _only(source)
-    check_options(storage_options, only, store)
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    check_options(storage_options, *sources, store)
     options = ConvertOptions(
         mode=mode,
         label_coords=label_coords,
@@ -160,16 +218,7 @@ def convert(
         codec=codec,
         limits=limits or DEFAULT_LIMITS,
     )
-    report = convert_op.convert(
-        only, store, options, workers=workers, client=client, progress=progress, storage_options=storage_options
+    *_, report = convert_op.convert_all(
+        sources, store, options, workers=workers, client=client, progress=progress, storage_options=storage_options
     )
     return Collection(Snapshot(open_objects(store, storage_options), report.root, report.version))
-
-
-def _only(source: Any) -> str | os.PathLike[str]:
-    """Return the one source of a call."""
-    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
-    if len(sources) != 1:
-        raise UsageError(f"there are {len(sources)} sources", hint="convert one release to one store")
-    only: str | os.PathLike[str] = sources[0]
-    return only
