@@ -31,6 +31,9 @@ class LocalObjects:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path.absolute(),)  # other processes may be elsewhere
+
     @property
     def url(self) -> str:
         """The directory's path."""

@@ -37,8 +37,11 @@ class Answer(Exception):  # noqa: N818 - the caller judges whether it is an erro
     """What S3 answered instead of doing what was asked; no status where no answer came."""
 
     def __init__(self, status: int | None, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
+        super().__init__(status, code, message)  # what it is pickled by
+        self.status, self.code, self.message = status, code, message
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def absent(self) -> bool:
