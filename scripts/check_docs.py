@@ -50,7 +50,7 @@ EXITS = (
     ("0", "done"),
     (
         "1",
-        "done, with findings of `verify` or `validate` (notes count with `--strict`), `diff --exit-code`, samples skipped",
+        "done, with findings of `verify`, `validate` (notes: `--strict`), `diff --exit-code`, or samples skipped",
     ),
     ("2", "usage: an argument or option makes no sense"),
     ("3", "bad input: the release was refused"),

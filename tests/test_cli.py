@@ -54,7 +54,8 @@ def test_json_documents(tmp_path, source):
     wanted = {"name", "task", "classes", "samples", "features", "version", "versions", "buckets", "bounds", "bytes"}
     assert wanted <= set(told)
     assert told["buckets"] == {"uint8-3x32x40": 4}
-    assert told["bytes"] == sum(p.stat().st_size for p in store.rglob("*") if p.is_file() and p.name != "zarr.json")
+    roots = {"zarr.json", "root.json"}
+    assert told["bytes"] == sum(p.stat().st_size for p in store.rglob("*") if p.is_file() and p.name not in roots)
     verified = run_json("verify", store, "--against", source)
     assert verified == {
         "ok": True,
@@ -64,8 +65,14 @@ def test_json_documents(tmp_path, source):
         "equivalent": 0,
         "problems": [],
         "notes": [],
+        "repaired": [],
     }
-    assert run_json("versions", store)["versions"][0]["samples"] == 4
+    run("split", store)
+    told = [(v["version"], v["parent"], v["samples"]) for v in run_json("versions", store)["versions"]]
+    assert told == [("1.0.1", None, 4), ("1.0.1+1", "1.0.1", 4)]
+    one, other = run("versions", store).stdout.splitlines()
+    assert re.fullmatch(r"1\.0\.1  20\S+  4 samples, \d+ features", one)
+    assert re.fullmatch(r"1\.0\.1\+1  20\S+  4 samples, \d+ features  made from 1\.0\.1", other)
     assert run_json("export", store, tmp_path / "b.tgz")["identical"] == 10
     assert run_json("export", store, tmp_path / "c.tgz", "--level", "9")["bytes"] > 0
     assert gzip.decompress((tmp_path / "c.tgz").read_bytes()) == gzip.decompress((tmp_path / "b.tgz").read_bytes())

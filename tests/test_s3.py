@@ -587,6 +587,78 @@ def test_a_write_that_is_under_way_all_the_time_may_be_our_own(s3, archive, monk
     assert any(key.endswith("samples.parquet") for key in keys())  # it may be named any moment
 
 
+def roots():
+    """The root document, and its copies."""
+    client = boto3.client("s3")
+    found = [key for key in keys() if key.endswith(("r.zarr/zarr.json", "/root.json"))]
+    return [client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in found]
+
+
+@pytest.mark.parametrize("damage", [None, *(pytest.param(data, marks=pytest.mark.slow) for data in (b"", b"half"))])
+def test_a_lost_root_is_restored(tmp_path, s3, archive, damage):
+    vs.convert(archive, url("r.zarr"))
+    vs.convert(archive, url("r.zarr"), mode="overwrite").assign(seen=1)
+    one, other = roots()
+    assert one == other
+    client = boto3.client("s3")
+    client.delete_object(Bucket=BUCKET, Key="r.zarr/zarr.json")
+    if damage is not None:
+        client.put_object(Bucket=BUCKET, Key="r.zarr/zarr.json", Body=damage)
+    with pytest.raises(vs.errors.StoreError, match="verify --repair may restore it"):
+        vs.open(url("r.zarr"))
+    s3.clear()
+    report = vs.repair(url("r.zarr"))
+    assert report.ok
+    assert [r.rule for r in report.repaired] == ["root"]
+    assert ["prefix=r.zarr%2Findex%2F" in q.query for q in s3.requests if q.lists] == [True]
+    assert roots() == [one, one]
+    assert vs.repair(url("r.zarr")).repaired == ()
+    assert_store_ok(download("r.zarr", tmp_path / "r.zarr"), RELEASE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["lose", "drop", 500, 409])
+def test_a_repair_whose_answer_is_lost_is_no_failure(s3, archive, fault):
+    vs.convert(archive, url("r.zarr"))
+    before, seen = roots(), []
+    boto3.client("s3").delete_object(Bucket=BUCKET, Key="r.zarr/zarr.json")
+
+    def once(_number, request):
+        if request.method == "PUT" and request.key == "r.zarr/zarr.json" and not seen:
+            seen.append(request)
+            return fault
+        return None
+
+    s3.fault = once
+    assert vs.repair(url("r.zarr")).ok
+    assert seen
+    assert roots() == before
+
+
+@pytest.mark.slow
+def test_a_commit_of_which_nobody_knows_keeps_both_copies(s3, archive):
+    collection = vs.convert(archive, url("r.zarr"))
+    (before,) = {*roots()}
+
+    def fault(_number, request):
+        if request.method == "PUT" and request.key == "r.zarr/zarr.json":
+            s3.fault = lambda _number, _request: "drop"
+            return "lose"
+        return None
+
+    s3.fault = fault
+    options = {**FAST, "endpoint_url": s3.url}
+    with pytest.raises(vs.errors.UnknownOutcomeError):
+        vs.open(url("r.zarr"), storage_options=options).assign(seen=1)
+    s3.clear()
+    assert len(roots()) == 3
+    assert before in roots()
+    boto3.client("s3").delete_object(Bucket=BUCKET, Key="r.zarr/zarr.json")
+    assert vs.repair(url("r.zarr")).version == "1.0.1+1" != collection.version
+    assert vs.clean(url("r.zarr"), grace_days=0).removed == 1
+    assert len({*roots()}) == 1
+
+
 def test_parts_of_an_upload_are_alike(s3):
     with Upload(S3(BUCKET, "big", {}), "") as upload:
         for number in range(3):

@@ -2,7 +2,7 @@
 
 >>> import vedastore as vs
 >>> sorted(vs.__all__)
-['Batches', 'Collection', 'Limits', 'Sample', 'clean', 'convert', 'errors', 'open']
+['Batches', 'Collection', 'Limits', 'Sample', 'clean', 'convert', 'errors', 'open', 'repair']
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from vedastore.views.batches import Batches
     from vedastore.views.collection import Collection
     from vedastore.views.sample import Sample
-    from vedastore.views.stores import clean, convert, open
+    from vedastore.views.stores import clean, convert, open, repair
 
-__all__ = ["Batches", "Collection", "Limits", "Sample", "clean", "convert", "errors", "open"]
+__all__ = ["Batches", "Collection", "Limits", "Sample", "clean", "convert", "errors", "open", "repair"]
 
 _HOMES = {
     "Batches": "vedastore.views.batches",
@@ -28,6 +28,7 @@ _HOMES = {
     "clean": "vedastore.views.stores",
     "convert": "vedastore.views.stores",
     "open": "vedastore.views.stores",
+    "repair": "vedastore.views.stores",
 }
 
 

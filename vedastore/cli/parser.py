@@ -123,6 +123,8 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
     sub.add_argument("store", metavar="STORE", help="the store's directory")
     sub.add_argument("--against", metavar="RELEASE", help="compare member by member with a release")
     sub.add_argument("--version", metavar="V", help="the version to verify, the latest without it")
+    sub.add_argument("--repair", action="store_true", help="first make again what can be: root document, metadata")
+    sub.add_argument("--root", metavar="ID", help="with --repair: of which write the copy of the root document is")
     _add_workers(sub)
     _add_limits(sub)
 

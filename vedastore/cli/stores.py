@@ -55,22 +55,26 @@ def info(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Read everything again and check it."""
+    from vedastore.io.objects import open_objects
     from vedastore.ops.options import parse_limits
+    from vedastore.ops.repair import repair
     from vedastore.ops.verify import verify
-    from vedastore.store.snapshot import open_snapshot
+    from vedastore.store.snapshot import open_version
 
+    if options.root and not options.repair:
+        raise UsageError("--root says what to repair from", hint="add --repair")
+    objects = open_objects(options.store)
     with open_progress(options, "member") as progress, open_client(options) as client:
-        report = verify(
-            open_snapshot(options.store, options.version),
-            against=options.against,
-            limits=parse_limits(options.limit),
-            workers=options.workers,
-            client=client,
-            progress=progress,
-        )
+        common = {"against": options.against, "limits": parse_limits(options.limit), "workers": options.workers}
+        common |= {"client": client, "progress": progress}
+        if options.repair:
+            report = repair(objects, version=options.version, write_id=options.root, **common)
+        else:
+            report = verify(open_version(objects, options.version), **common)
     what = "members are" if options.against else "images come back"
     verdict = "ok" if report.ok else f"{plural(len(report.problems), 'problem')} found"
-    told = [f"problem {p.rule}: {placed(p.to_dict())}" for p in report.problems]
+    told = [f"repaired {r.rule}: {placed(r.to_dict())}" for r in report.repaired]
+    told += [f"problem {p.rule}: {placed(p.to_dict())}" for p in report.problems]
     told += [f"note {n.rule}: {placed(n.to_dict())}" for n in report.notes]
     summary = f"{report.byte_identical} {what} byte-identical, {report.equivalent} equivalent"
     tell(options, asdict(report), f"{options.store}: {verdict}; {plural(report.samples, 'sample')}, {summary}", *told)
@@ -235,10 +239,13 @@ def versions(options: argparse.Namespace) -> int:
     """List the versions of a store."""
     from vedastore.ops.info import versions
 
-    found = [
-        {"version": v.version, "created": v.created, "samples": v.samples, "features": v.features, "parent": v.parent}
-        for v in versions(options.store)
-    ]
-    lines = (f"{v['version']}  {v['created']}  {v['samples']} samples, {v['features']} features" for v in found)
+    told = ("version", "created", "samples", "features", "parent", "author", "message")
+    found = [{name: getattr(v, name) for name in told} for v in versions(options.store)]
+    lines = (
+        f"{v['version']}  {v['created']}  {v['samples']} samples, {v['features']} features"
+        + (f"  made from {v['parent']}" if v["parent"] is not None else "")
+        + "".join(f"  {escape(v[name])}" for name in ("author", "message") if v[name])
+        for v in found
+    )
     tell(options, {"versions": found}, *lines)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from vedastore.errors import ArchiveError, ImageError, StoreError
 from vedastore.io import archive, tiff
 from vedastore.io.archive import Member, Unread
-from vedastore.io.deflate import DEFAULT_LEVEL, ParallelGzipWriter
+from vedastore.io.deflate import DEFAULT_LEVEL, ParallelGzipWriter, SectionDeflater
 from vedastore.io.feed import Feed
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
@@ -250,10 +251,51 @@ def read_label(
     return LabelHalf(role.id, member.name, member.ordinal, member.data, label)
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Some members of a release, as they stand in its archive.
+
+    Attributes
+    ----------
+    data : bytes
+        Blocks of a gzip member, or of a tar archive that is not compressed; or what stands for them to the file that
+        they are written to.
+    crc, size_bytes : int
+        Of the tar stream.
+    """
+
+    data: Any
+    crc: int
+    size_bytes: int
+
+
+class SectionWriter:
+    """Writes members to a section, wherever it will stand in an archive; see `ReleaseWriter`."""
+
+    def __init__(self, *, compress: bool, level: int = DEFAULT_LEVEL) -> None:
+        self._deflater = SectionDeflater(level) if compress else None
+        self._plain = bytearray()
+        self._tar = archive.TarWriter(self._deflater.write if self._deflater else self._plain.extend)
+
+    def add(self, name: str, data: bytes, *, is_dir: bool = False) -> None:
+        """Write one member."""
+        _add_member(self._tar, name, data, is_dir=is_dir)
+
+    def finish(self) -> Section:
+        """Return the section."""
+        if self._deflater:
+            return Section(*self._deflater.finish())
+        return Section(bytes(self._plain), 0, self._tar.written_bytes)
+
+
 class ReleaseWriter:
-    """Writes members to an archive in the order they come: ``.tar.gz``, ``.tgz``, or ``.tar`` without compression."""
+    """Writes members to an archive in the order they come: ``.tar.gz``, ``.tgz``, or ``.tar`` without compression.
+
+    What stands between two cuts may be made elsewhere, by a `SectionWriter`: the bytes are the same.
+    """
 
     def __init__(self, file: IO[bytes], *, compress: bool, executor: Executor, level: int = DEFAULT_LEVEL) -> None:
+        self._file = file
         self._gzip = ParallelGzipWriter(file, executor, level=level) if compress else None
         self._tar = archive.TarWriter(self._gzip.write if self._gzip else file.write)
 
@@ -265,12 +307,29 @@ class ReleaseWriter:
         StoreError
             For a name that no release may hold: no conversion has written it into a store.
         """
-        if fault := archive.name_fault(name):
-            raise StoreError(f"the name of a member {fault}", where=name)
-        self._tar.add(name, data, mtime=EXPORT_MTIME, is_dir=is_dir)
+        _add_member(self._tar, name, data, is_dir=is_dir)
+
+    def cut(self) -> None:
+        """End a section: what follows is compressed as if nothing had been written before."""
+        if self._gzip:
+            self._gzip.cut()
+
+    def add_section(self, section: Section) -> None:
+        """Write a section."""
+        self._tar.adopt(section.size_bytes)
+        if self._gzip:
+            self._gzip.adopt(section.data, section.crc, section.size_bytes)
+        else:
+            self._file.write(section.data)
 
     def close(self) -> None:
         """End the archive."""
         self._tar.close()
         if self._gzip:
             self._gzip.close()
+
+
+def _add_member(tar: archive.TarWriter, name: str, data: bytes, *, is_dir: bool) -> None:
+    if fault := archive.name_fault(name):
+        raise StoreError(f"the name of a member {fault}", where=name)
+    tar.add(name, data, mtime=EXPORT_MTIME, is_dir=is_dir)

@@ -31,6 +31,9 @@ class LocalObjects:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path.absolute(),)  # other processes may be elsewhere
+
     @property
     def url(self) -> str:
         """The directory's path."""
@@ -91,16 +94,25 @@ class LocalObjects:
             raise
 
     def write(self, key: str, parts: Iterable[bytes]) -> int:
-        """Write a whole object: a file and its directory, both synced."""
+        """Write a whole object: a file and its directory, both synced.
+
+        One that is there is replaced, never written over: versions share some, and an interrupted write spoils none. So
+        is a link, which is not followed.
+        """
         path = self.path / key
         with self._translated(key):
             self._make_directory(path.parent)
-            # NOFOLLOW: a link in a stranger's store must not turn an overwrite on another file.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                size = sum(file.write(part) for part in parts)
-                file.flush()
-                os.fsync(file.fileno())
+            place = _draft_of(path) if os.path.lexists(path) else path
+            try:
+                with place.open("xb") as file:
+                    size = sum(file.write(part) for part in parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if place != path:
+                    place.replace(path)
+            finally:
+                if place != path:
+                    place.unlink(missing_ok=True)
             _sync_directory(path.parent)
         return size
 
@@ -117,36 +129,19 @@ class LocalObjects:
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
         """Replace an object atomically, under the directory's lock."""
         path = self.path / key
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with self._translated(key), self._locked():
             current = self.read_tagged(key, sys.maxsize)
             if (current[1] if current else None) != expected:
                 raise ConflictError("another writer was first", where=f"{self.url}/{key}", hint="run it again")
-            try:
-                with draft.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
-            _sync_directory(path.parent)
+            _replace(path, data)
 
     def replace(self, key: str, data: bytes) -> None:
-        """Replace a file by renaming a draft; a link is replaced and not followed, and no link leads out of the store.
-
-        Nothing is synced: whoever reads such an object checks it, and can do without it.
-        """
+        """Replace a file; a link is replaced and not followed, and no link leads out of the store."""
         path = self.path / key
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with self._translated(key):
             if path.parent.resolve() != self.path.resolve() / path.parent.relative_to(self.path):
                 raise StoreError("a link leads out of the store", where=f"{self.url}/{key}")
-            try:
-                draft.write_bytes(data)
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
+            _replace(path, data)
 
     def delete(self, key: str) -> None:
         """Remove a file, and the directories that it leaves empty."""
@@ -154,15 +149,18 @@ class LocalObjects:
         with self._translated(key):
             path.unlink(missing_ok=True)
             for parent in path.parents:
-                if parent == self.path or any(parent.iterdir()):
+                if parent == self.path:
                     break
-                parent.rmdir()
+                with suppress(FileNotFoundError):  # nothing of it was made
+                    if any(parent.iterdir()):
+                        break
+                    parent.rmdir()
 
-    def entries(self) -> Iterator[tuple[str, int, float]]:
-        """Yield all files, and links as they are."""
+    def entries(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
+        """Yield all files below a folder, and links as they are."""
         with self._translated(""):
-            for folder, _, names in os.walk(self.path):
-                for path in (Path(folder, name) for name in names):
+            for found, _, names in os.walk(self.path / folder):
+                for path in (Path(found, name) for name in names):
                     with suppress(FileNotFoundError):  # it has gone meanwhile
                         status = path.lstat()
                         yield path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime
@@ -174,32 +172,42 @@ class LocalObjects:
         The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that
         may be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
         """
+        made = self._missing(self.path)
+        try:
+            descriptor = self._open_marker(marker, ours)
+            try:
+                with self._translated(""):
+                    self._lock(descriptor, wait=False)
+                    self._check_claim(descriptor, marker, ours)
+                try:
+                    with self._translated(""):
+                        self._clear([*ours, *self._drafts()])
+                    yield
+                except UnknownOutcomeError:
+                    raise
+                except BaseException:
+                    with suppress(OSError):  # the next owner clears what remains; the error that counts is another
+                        self._clear([*ours, *self._drafts(), marker])
+                    raise
+                with self._translated(""):
+                    self._clear([marker])
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            with suppress(OSError):  # where anything is in them, they stay
+                for path in made:
+                    path.rmdir()
+            raise
+
+    def _open_marker(self, marker: str, ours: Collection[str]) -> int:
         with self._translated(""):
             if self.path.exists() and not self.path.is_dir():
                 raise ConflictError("there is a file of that name", where=self.url, hint="choose another target")
-            made = self._make_directory(self.path)
+            self._make_directory(self.path)
+            _sync_directory(self.path.parent)  # a killed writer may have made it, and not come so far
             if self._foreign(marker, ours) or (any(self.path.iterdir()) and not (self.path / marker).exists()):
                 raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
-            descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            with self._translated(""):
-                self._lock(descriptor, wait=False)
-                self._check_claim(descriptor, marker, ours)
-                self._clear([*ours, *self._drafts()])
-            try:
-                yield
-            except UnknownOutcomeError:
-                raise
-            except BaseException:
-                with suppress(OSError):  # what remains is cleared by the next owner; the error that counts is another
-                    self._clear([*ours, *self._drafts(), marker])
-                    for path in made:
-                        path.rmdir()
-                raise
-            with self._translated(""):
-                self._clear([marker])
-        finally:
-            os.close(descriptor)
+            return os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def _drafts(self) -> set[str]:
         """Names of root documents whose swap was cut short."""
@@ -242,13 +250,17 @@ class LocalObjects:
             else:
                 path.unlink(missing_ok=True)
 
-    def _make_directory(self, path: Path) -> tuple[Path, ...]:
-        """Make a directory and its parents, durable; return those that were made, the deepest first."""
-        missing = tuple(p for p in (path, *path.parents) if not p.exists())
+    def _make_directory(self, path: Path) -> None:
+        """Make a directory and its parents, durable."""
+        missing = self._missing(path)
         path.mkdir(parents=True, exist_ok=True)
         for made in missing:
             _sync_directory(made.parent)
-        return missing
+
+    def _missing(self, path: Path) -> tuple[Path, ...]:
+        """Return what there is not of a directory and its parents, the deepest first."""
+        with self._translated(""):
+            return tuple(p for p in (path, *path.parents) if not p.exists())
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
@@ -257,6 +269,25 @@ class LocalObjects:
         except OSError as error:
             where = f"{self.url}/{key}" if key else self.url
             raise StoreError(error.strerror or str(error), where=where, hint=_HINT) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file by renaming a draft: it has the old bytes or the new ones, and the new ones on return."""
+    draft = _draft_of(path)
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def _draft_of(path: Path) -> Path:
+    """Return where a file is written that will take another one's place."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def _sync_directory(path: Path) -> None:

@@ -56,13 +56,13 @@ class Objects(Protocol):
         """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write an object that nothing depends on: readers see the old one or the new one, whole."""
+        """Write an object that can be made again; durable, and readers see the old one or the new one, whole."""
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where it is absent."""
 
-    def entries(self) -> Iterator[tuple[str, int, float]]:
-        """Yield every object that there is: key, bytes, and when it was written, seconds since 1970."""
+    def entries(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
+        """Yield every object below a folder: key, bytes, and when it was written, seconds since 1970."""
 
     def claim(self, marker: str, ours: Collection[str]) -> AbstractContextManager[None]:
         """Own a place that has no store yet, until the block ends: ConflictError where anything but ``ours`` is."""

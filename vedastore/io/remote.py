@@ -95,16 +95,16 @@ class S3Objects:
         raise UnknownOutcomeError(_UNKNOWN.format("another write is under way"), where=where, hint=hint)
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write an object that nothing depends on."""
+        """Write an object that can be made again."""
         self._s3.put(key, data)
 
     def delete(self, key: str) -> None:
         """Remove an object."""
         self._s3.delete(key)
 
-    def entries(self) -> Iterator[tuple[str, int, float]]:
-        """Yield all objects below the prefix."""
-        for entry in self._s3.list_entries():
+    def entries(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
+        """Yield all objects below a folder of the prefix."""
+        for entry in self._s3.list_entries(below=f"{folder}/" if folder else ""):
             yield entry.key, entry.size_bytes, entry.modified
 
     @contextmanager

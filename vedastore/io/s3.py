@@ -37,8 +37,11 @@ class Answer(Exception):  # noqa: N818 - the caller judges whether it is an erro
     """What S3 answered instead of doing what was asked; no status where no answer came."""
 
     def __init__(self, status: int | None, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
+        super().__init__(status, code, message)  # what it is pickled by
+        self.status, self.code, self.message = status, code, message
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def absent(self) -> bool:
@@ -159,7 +162,8 @@ class S3:
             if answer.absent:
                 return None
             if answer.beyond:
-                return b"", ""
+                told = self.head(key)
+                return None if told is None else (b"", told["ETag"])
             raise self.error(key, answer) from answer
 
     def _ask_whole(self, key: str, wanted: Mapping[str, str]) -> tuple[bytes, str]:
@@ -209,13 +213,13 @@ class S3:
             if not answer.absent:
                 raise self.error(key, answer) from answer
 
-    def list_entries(self, delimiter: str = "") -> Iterator[Entry]:
-        """Yield what is told of every key, in order; with a delimiter, keys up to it."""
+    def list_entries(self, delimiter: str = "", below: str = "") -> Iterator[Entry]:
+        """Yield what is told of every key that begins so, in order; with a delimiter, keys up to it."""
         base, token = f"{self.prefix}/", ""
         while True:
             more = {"ContinuationToken": token} if token else {}
             try:
-                page = self.ask("list_objects_v2", Prefix=base, Delimiter=delimiter, **more)
+                page = self.ask("list_objects_v2", Prefix=base + below, Delimiter=delimiter, **more)
             except Answer as answer:
                 raise self.error("", answer) from answer
             found = [

@@ -111,7 +111,8 @@ def _plan(objects: Objects, root: Root, grace_seconds: float) -> _Plan:
 def _naming(root: Root) -> Callable[[str], bool]:
     """Return what tells whether a key is that of an object which a version has."""
     buckets = root.buckets()
-    named = {keys.chips_metadata(), *(file.key for version in root.versions for file in version.files)}
+    named = {keys.chips_metadata(), keys.root_copy(root.write_id)}
+    named |= {file.key for version in root.versions for file in version.files}
     for name in buckets:
         named |= {keys.bucket_metadata(name), keys.array_metadata(name)}
 
@@ -119,6 +120,6 @@ def _naming(root: Root) -> Callable[[str], bool]:
         if shard := keys.parse_shard(key):
             name, number = shard
             return name in buckets and number < buckets[name].shards
-        return key in named or keys.samples_beside(key) in named
+        return key in named or not named.isdisjoint(keys.beside_stats(key))
 
     return is_named

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vedastore.exchange.release import pixel_digest
-from vedastore.ops.workers import map_ordered, open_executor
+from vedastore.ops.workers import IN_FLIGHT_BYTES, open_crew
 from vedastore.spec.likeness import hash_images, is_telling, near_pairs
 from vedastore.spec.nodata import parse_nodata
 
@@ -89,9 +88,9 @@ def read_likeness(
     hashes, digests = np.zeros(len(positions), "u8"), np.zeros(len(positions), "S16")
     done = 0
     blocks = list(_plan(snapshot, positions))
-    with open_executor(workers, client) as executor:
+    with open_crew(snapshot, workers, client) as crew:
         sized = ((block, _size(snapshot, block)) for block in blocks)
-        found = map_ordered(executor, partial(_hash_block, snapshot=snapshot), sized)
+        found = crew.map(_hash_block, sized, IN_FLIGHT_BYTES)
         for block, (part, names) in zip(blocks, found, strict=True):
             hashes[block.at], digests[block.at] = part, names
             done += len(block.at)
@@ -126,7 +125,7 @@ def _size(snapshot: Snapshot, block: Block) -> int:
     return len(block.rows) * spec.bands * spec.height * spec.width * spec.itemsize
 
 
-def _hash_block(block: Block, snapshot: Snapshot) -> tuple[Array, list[bytes]]:
+def _hash_block(snapshot: Snapshot, block: Block) -> tuple[Array, list[bytes]]:
     """Return the hashes of some chips, and digests of the pixels of those whose hash says too little."""
     pixels = snapshot.chips(block.bucket).read_rows(block.rows)
     hashes = hash_images(pixels, block.nodata)

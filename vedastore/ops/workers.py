@@ -8,13 +8,17 @@ import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vedastore.errors import UsageError
+from vedastore.ops.cluster import check_workers, cluster_errors, count_threads, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor, Future
+
+    from vedastore.store.snapshot import Snapshot
 
 IN_FLIGHT_BYTES: Final = 32 * 2**20
 """Raw bytes that may wait for a worker or for their turn at a time."""
@@ -39,12 +43,54 @@ def count_workers(workers: int | None) -> int:
 @contextmanager
 def open_executor(workers: int | None = None, client: Any = None) -> Iterator[Executor]:
     """Give the executor of a Dask client (the one named, or the active one), or else threads."""
-    client = client if client is not None else _active_client()
+    client = find_client(client)
     if client is not None:
-        yield client.get_executor(pure=False)
+        with cluster_errors():
+            check_workers(client)
+            yield client.get_executor(pure=False)
         return
     with ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore") as executor:
         yield executor
+
+
+def find_client(client: Any = None) -> Any:
+    """Return the Dask client that is named, or else the active one; None where there is none."""
+    return client if client is not None else _active_client()
+
+
+@contextmanager
+def open_crew(snapshot: Snapshot, workers: int | None = None, client: Any = None) -> Iterator[Crew]:
+    """Give workers that share a snapshot: threads, or those of a Dask client as in `open_executor`."""
+    with open_executor(workers, client) as executor:
+        if is_local(executor):
+            yield Crew(executor, snapshot, count_workers(workers))
+            return
+        client = find_client(client)
+        yield Crew(executor, share(client, snapshot), count_threads(client))
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Workers that share a snapshot: what it keeps for the next task is there, once in each process.
+
+    Attributes
+    ----------
+    executor : Executor
+    shared : object
+        The snapshot, or what stands for it among the arguments of a task.
+    threads : int
+        How many tasks are done at a time.
+    """
+
+    executor: Executor
+    shared: Any
+    threads: int
+
+    def map(
+        self, function: Callable[[Any, Item], Result], items: Iterable[tuple[Item, int]], limit_bytes: int
+    ) -> Iterator[Result]:
+        """Yield ``function(snapshot, item)`` as `map_ordered` does, with at most ``limit_bytes`` in flight a thread."""
+        return map_ordered(self.executor, function, items, limit_bytes * self.threads, (self.shared,))
 
 
 def is_local(executor: Executor) -> bool:
@@ -65,11 +111,12 @@ def _active_client() -> Any:
 
 def map_ordered(
     executor: Executor,
-    function: Callable[[Item], Result],
+    function: Callable[..., Result],
     items: Iterable[tuple[Item, int]],
     limit_bytes: int = IN_FLIGHT_BYTES,
+    shared: tuple[Any, ...] = (),
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for (item, bytes) pairs in their order, with at most ``limit_bytes`` in flight.
+    """Yield ``function(*shared, item)`` for (item, bytes) pairs in order, with at most ``limit_bytes`` in flight.
 
     An item larger than the limit is in flight alone, and the next one is not taken before it is done. When the consumer
     stops, what has not begun is cancelled.
@@ -82,7 +129,7 @@ def map_ordered(
                 future, done = pending.popleft()
                 in_flight -= done
                 yield future.result()
-            pending.append((executor.submit(function, item), size))
+            pending.append((executor.submit(function, *shared, item), size))
             in_flight += size
             while pending and (in_flight > limit_bytes or pending[0][0].done()):
                 future, done = pending.popleft()

@@ -15,27 +15,27 @@ ARRAY: Final = "image"
 TABLES: Final = ("samples", "features", "members")
 LISTS: Final = ("skipped",)
 """Tables that a version has only where the root document cannot hold what they say."""
-PART_TABLES: Final = ("samples", "features", "removed")
-"""Tables of a part of a version; not every part has the last."""
+PARTS: Final = {"samples": "part-samples", "features": "part-features", "removed": "part-removed"}
+"""Names of the tables of a part of a version; not every part has the last."""
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
-_DRAFT = r"\.[0-9a-f]{32}"
+_DRAFT = re.compile(r"\.([^/]+)\.[0-9a-f]{32}$")
 _OURS = re.compile(
     "|".join(
         (
             re.escape(ROOT),
-            rf"\.{re.escape(ROOT)}{_DRAFT}",
             re.escape(INCOMPLETE),
             r"\.vedastore-probe-[0-9a-f]{32}",
-            rf"{CHIPS}/zarr\.json",
-            rf"{CHIPS}/{_BUCKET.pattern}/(zarr\.json|{ARRAY}/(zarr\.json|c/[0-9]+/0/0/0))",
-            rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PART_TABLES[2:]))})\.parquet",
-            rf"{INDEX}/[0-9a-f]{{32}}/(stats[^/]*\.json|\.stats[^/]*\.json{_DRAFT})",
+            rf"{CHIPS}/({_BUCKET.pattern}/({ARRAY}/)?)?zarr\.json",
+            rf"{CHIPS}/{_BUCKET.pattern}/{ARRAY}/c/[0-9]+/0/0/0",
+            rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PARTS.values()))})\.parquet",
+            rf"{INDEX}/[0-9a-f]{{32}}/(root|stats[^/]*)\.json",
         )
     )
 )
 _SHARD = re.compile(rf"{CHIPS}/([^/]+)/{ARRAY}/c/([0-9]{{1,18}})/0/0/0")
-_INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members|skipped|removed)\.parquet")
+_INDEX = re.compile(rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PARTS.values()))})\.parquet")
+_WRITE = re.compile(r"[0-9a-f]{32}")
 
 
 def bucket(dtype: str, bands: int, height: int, width: int, write_id: str = "") -> str:
@@ -82,8 +82,10 @@ def is_ours(key: str) -> bool:
 
     >>> is_ours("chips/uint8-3x256x256~5c0ffee1/image/c/7/0/0/0"), is_ours("notes.txt")
     (True, False)
+    >>> is_ours("chips/.zarr.json." + "5c0ffee1" * 4)  # the draft of one
+    True
     """
-    return _OURS.fullmatch(key) is not None
+    return _OURS.fullmatch(_DRAFT.sub(r"\1", key)) is not None
 
 
 def chips_metadata() -> str:
@@ -130,14 +132,35 @@ def stats(samples_key: str, bucket_name: str | None) -> str:
     return f"{samples_key.rpartition('/')[0]}/{name}.json"
 
 
-def samples_beside(key: str) -> str | None:
-    """Return the key of the table of samples whose statistics are under a key; None where it is that of another thing.
+def beside_stats(key: str) -> tuple[str, ...]:
+    """Return the keys of tables of samples, one of which the statistics under a key describe; none for other keys.
 
-    >>> samples_beside("index/5c0ffee1/stats-uint8-3x256x256.json"), samples_beside("index/5c0ffee1/members.parquet")
-    ('index/5c0ffee1/samples.parquet', None)
+    >>> beside_stats("index/5c0ffee1/stats-uint8-3x256x256.json"), beside_stats("index/5c0ffee1/members.parquet")
+    (('index/5c0ffee1/samples.parquet', 'index/5c0ffee1/part-samples.parquet'), ())
     """
     folder, _, name = key.rpartition("/")
-    return f"{folder}/samples.parquet" if name.startswith("stats") and name.endswith(".json") else None
+    is_stats = name.startswith("stats") and name.endswith(".json")
+    return tuple(f"{folder}/{table}.parquet" for table in ("samples", PARTS["samples"])) if is_stats else ()
+
+
+def is_write(write_id: str) -> bool:
+    """Tell whether a text is the id of a write: keys are built from those of a root document only after this check."""
+    return _WRITE.fullmatch(write_id) is not None
+
+
+def root_copy(write_id: str) -> str:
+    """Key of the copy of the root document that a write made."""
+    return f"{INDEX}/{write_id}/root.json"
+
+
+def parse_root_copy(key: str) -> str | None:
+    """Return the id of the write whose root document a key is a copy of; None where a key is that of another thing.
+
+    >>> parse_root_copy(root_copy("5c0ffee1" * 4)), parse_root_copy("index/5c0ffee1/root.json")
+    ('5c0ffee15c0ffee15c0ffee15c0ffee1', None)
+    """
+    write_id = key.removeprefix(f"{INDEX}/").removesuffix("/root.json")
+    return write_id if is_write(write_id) and key == root_copy(write_id) else None
 
 
 def table(write_id: str, name: str) -> str:

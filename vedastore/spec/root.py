@@ -22,7 +22,7 @@ from vedastore.spec.arrays import ChipSpec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vedastore.model import Task
+    from vedastore.model import LabelCoords, Task
 
 FORMAT: Final = 1
 FORMAT_PARTS: Final = 2
@@ -107,7 +107,7 @@ class Version:
     name: str
     task: Task
     classes: tuple[str, ...]
-    label_coords: str | None
+    label_coords: LabelCoords | None
     samples: int
     features: int
     bounds: tuple[float, float, float, float] | None
@@ -175,7 +175,7 @@ class Root:
     def __post_init__(self) -> None:
         if not self.versions:
             raise ValueError("it names no version")
-        if not (_is_text(self.write_id) and self.write_id):
+        if not keys.is_write(self.write_id):
             raise ValueError(f"its write_id is {_shown(self.write_id)}")
 
     def find(self, version: str | None, where: str) -> Version:
@@ -253,6 +253,16 @@ def parse_root(data: bytes, where: str) -> Root:
         raise StoreError(f"the root document is damaged: {error}", where=where) from None
 
 
+def is_later(data: bytes) -> bool:
+    """Tell whether what cannot be parsed is of a later format, and not damaged for all that is known of it."""
+    try:
+        check_size(data, "")
+        number = json.loads(data)["attributes"][ATTRIBUTE]["format"]
+    except (StoreError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(number, int) and number > FORMAT_PARTS
+
+
 def check_size(data: bytes, where: str) -> None:
     """Refuse what would take too much memory, before it is parsed; no writer publishes what no reader takes."""
     values = sum(data.count(sign) for sign in (b",", b"[", b"{", b":"))
@@ -321,9 +331,13 @@ def _parse_version(document: Any) -> Version:
 
 
 def _parse_part(document: Any) -> Part:
-    samples, features = (_parse_index(_get(document, name, dict, "a part"), name) for name in keys.PART_TABLES[:2])
-    removed = _get(document, "removed", dict | None, "a part")
-    return Part(samples, features, None if removed is None else _parse_index(removed, "removed"))
+    found = {name: _get(document, name, dict | None, "a part") for name in keys.PARTS}
+    samples, features, removed = (
+        None if file is None else _parse_index(file, keys.PARTS[name]) for name, file in found.items()
+    )
+    if samples is None or features is None:
+        raise ValueError("a part lacks its tables")
+    return Part(samples, features, removed)
 
 
 def _parse_bucket(name: str, document: Any) -> Bucket:

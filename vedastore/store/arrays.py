@@ -63,6 +63,10 @@ class ArrayReader:
         chip: Array = self._readers[number].read(row - int(self._starts[number]))
         return chip
 
+    def survey(self, shard: int) -> tuple[int, int]:
+        """Do what `ShardReader.survey` does, for the bucket that has the shape's own name."""
+        return self._readers[0].survey(shard)
+
     def read_rows(self, rows: Sequence[int] | Array) -> Array:
         """Return the chips (sample, band, y, x) of some rows, in their order. See `ShardReader.read_rows`."""
         wanted = np.asarray(rows, "i8")

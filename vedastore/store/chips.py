@@ -197,6 +197,19 @@ class ShardReader:
                 _decode_into(chips[at], chunks[start : start + self._per_sample], spec, self._where(row))
         return chips
 
+    def survey(self, shard: int) -> tuple[int, int]:
+        """Return how many chips a shard holds, and its bytes; its index is read where it has not been.
+
+        Raises
+        ------
+        StoreError
+            When the shard is absent, or its index is damaged.
+        """
+        entries = self._entries(shard)
+        slots = self._per_shard * self._per_sample
+        body_bytes = int(entries[:, 1].sum())  # they lie one behind the other
+        return len(entries) // self._per_sample, body_bytes + slots * 2 * ENTRY.itemsize + CRC_BYTES
+
     def _where(self, row: int) -> str:
         key = keys.shard(self._bucket, row // self._per_shard)
         return f"{self._objects.url}/{key}: row {row}"

@@ -1,7 +1,9 @@
 """The only compare-and-swap: how a new root document becomes the store.
 
-Everything that the new root names is written first, under keys that no version names, and is durable. Then one object
-is swapped. A refused swap may be our own that landed after a hidden retry, so the root is read back before deciding.
+Everything that the new root names is written first, under keys that no version names, and is durable; at last a copy of
+the new root, from which `copies` restores one that is lost. Then one object is swapped. A refused swap may be our own
+that landed after a hidden retry, so the root is read back before deciding. Once it has landed, the copy of the root
+that it replaced is removed.
 """
 
 from __future__ import annotations
@@ -65,11 +67,13 @@ class Write:
         """Keep what landed or may have landed, whatever went wrong afterwards; remove everything else."""
         unknown = isinstance(error, UnknownOutcomeError)
         kept = self._landed or unknown or (self._swapping and self._may_be_ours())
+        if self._landed:
+            self._remove_copy()
         if kept and not unknown:  # where nobody knows, the claim leaves its place as it is
             kind = error = traceback = None
         elif not kept:
-            with suppress(StoreError):  # they belong to no version; the error that counts is another
-                for key in self._written:
+            for key in self._written:
+                with suppress(StoreError):  # it belongs to no version; the error that counts is another
                     self.objects.delete(key)
         with suppress(StoreError) if kept else nullcontext():  # a marker that stays hides no commit, and no other error
             self._claim.__exit__(kind, error, traceback)
@@ -103,6 +107,7 @@ class Write:
             message = f"the root document would be too large for any reader, {len(document)} bytes"
             hint = "have fewer shapes of images, or fewer versions: convert the release to a new store"
             raise StoreError(message, where=self.objects.url, hint=hint) from error
+        self.put(keys.root_copy(self.write_id), [document])
         self._swapping = True
         try:
             self.objects.swap(keys.ROOT, document, self._base[1] if self._base else None)
@@ -119,11 +124,18 @@ class Write:
         self._landed = True
         return root
 
+    def _remove_copy(self) -> None:
+        """Remove the copy of the root that was replaced: there is one of ours."""
+        if self._base is not None:
+            with suppress(StoreError):  # one more does no harm
+                self.objects.delete(keys.root_copy(self._base[0].write_id))
+
     def _may_be_ours(self) -> bool:
         try:
-            return self._is_ours()
+            self._landed = self._is_ours()
         except UnknownOutcomeError:
             return True
+        return self._landed
 
     def _is_ours(self) -> bool:
         try:
@@ -131,4 +143,5 @@ class Write:
         except StoreError as error:
             message = f"the commit failed, and the root cannot be read back: {error.message}"
             raise UnknownOutcomeError(message, where=error.where) from error
-        return current is not None and current[0].write_id == self.write_id
+        versions = () if current is None else current[0].versions  # others may have built on ours meanwhile
+        return any(keys.is_of_write(file.key, self.write_id) for v in versions for file in v.files)

@@ -17,6 +17,7 @@ from vedastore.spec.release import classify
 from vedastore.store.arrays import ArrayReader, array_buckets, merge_buckets
 from vedastore.store.chips import ShardReader
 from vedastore.store.commit import read_root
+from vedastore.store.copies import HINT, may_restore
 from vedastore.store.index import TableFile
 from vedastore.store.lookup import Lookup
 from vedastore.store.overlay import Overlay
@@ -253,9 +254,18 @@ def open_snapshot(
 
 def open_version(objects: Objects, version: str | None = None) -> Snapshot:
     """Open a version of the store of some objects, as `open_snapshot` does."""
-    found = read_root(objects)
+    try:
+        found = read_root(objects)
+    except StoreError as error:
+        if may_restore(objects):
+            raise StoreError(error.message, where=error.where, hint=HINT) from None
+        raise
     if found is None:
-        incomplete = objects.size(keys.INCOMPLETE) is not None
-        message = "a conversion into it has not finished" if incomplete else "there is no store"
-        raise StoreError(message, where=objects.url, hint="vedastore convert makes one from a release")
+        if objects.size(keys.INCOMPLETE) is not None:
+            message, hint = "a conversion into it has not finished", "vedastore convert makes one from a release"
+        elif may_restore(objects):
+            message, hint = "the root document is lost", HINT
+        else:
+            message, hint = "there is no store", "vedastore convert makes one from a release"
+        raise StoreError(message, where=objects.url, hint=hint)
     return Snapshot(objects, found[0], found[0].find(version, objects.url))

@@ -9,6 +9,7 @@ from vedastore.io.objects import open_objects
 from vedastore.model import DEFAULT_LIMITS, LabelOptions
 from vedastore.ops import clean as clean_op
 from vedastore.ops import convert as convert_op
+from vedastore.ops import repair as repair_op
 from vedastore.ops.options import ConvertOptions
 from vedastore.spec.places import check_options
 from vedastore.store.snapshot import Snapshot, open_snapshot
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from vedastore.model import Limits, Task
     from vedastore.ops.clean import CleanReport
+    from vedastore.ops.verify import VerifyReport
 
 
 def open(
@@ -85,6 +87,59 @@ def clean(
     """
     check_options(storage_options, store)
     return clean_op.clean(store, grace_days=grace_days, dry_run=dry_run, storage_options=storage_options)
+
+
+def repair(
+    store: str | os.PathLike[str],
+    *,
+    version: str | None = None,
+    root: str | None = None,
+    workers: int | None = None,
+    client: Any = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> VerifyReport:
+    """Make again what can be made of a damaged store, and verify it.
+
+    A root document that is lost or damaged comes back from its copy, metadata of groups and arrays from the root
+    document, and statistics are measured again. Nothing else is touched: what is wrong with pixels, labels and tables
+    stays a problem of the report. Repair while nobody writes.
+
+    Parameters
+    ----------
+    store : path
+    version : str, optional
+        The version that is verified, the latest without it.
+    root : str, optional
+        Id of the write whose copy of the root document is taken, where several may be the last.
+    workers, client, progress : optional
+        As in :meth:`Collection.verify`.
+    storage_options : mapping, optional
+        As in :func:`open`.
+
+    Returns
+    -------
+    VerifyReport
+        As of :meth:`Collection.verify`; ``repaired`` tells what was made again.
+
+    Raises
+    ------
+    StoreError
+        When the root document cannot be restored: there is no copy that is whole, or several may be the last.
+    UsageError
+        When there is no copy of that write, or ``root`` is given and the root document is sound.
+    ConflictError
+        When a writer was first.
+    """
+    check_options(storage_options, store)
+    return repair_op.repair(
+        open_objects(store, storage_options),
+        version=version,
+        write_id=root,
+        workers=workers,
+        client=client,
+        progress=progress,
+    )
 
 
 def convert(
