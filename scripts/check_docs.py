@@ -25,6 +25,7 @@ from vedastore import errors
 from vedastore.cli.parser import make_parser
 from vedastore.model import Limits
 from vedastore.ops.clean import CleanReport
+from vedastore.ops.differences import DiffReport
 from vedastore.ops.export import ExportReport
 from vedastore.ops.stats import Stats
 from vedastore.ops.verify import VerifyReport
@@ -49,7 +50,7 @@ EXITS = (
     ("0", "done"),
     (
         "1",
-        "done, with findings of `verify`, or of `validate` (a note counts with `--strict`), or with samples skipped",
+        "done, with findings of `verify`, `validate` (notes: `--strict`), `diff --exit-code`, or samples skipped",
     ),
     ("2", "usage: an argument or option makes no sense"),
     ("3", "bad input: the release was refused"),
@@ -201,6 +202,7 @@ def reference() -> str:
         *report_page("ExportReport", ExportReport),
         *report_page("VerifyReport", VerifyReport),
         *report_page("CleanReport", CleanReport),
+        *report_page("DiffReport", DiffReport),
         *class_page("Stats", Stats),
         "## Errors",
         ERRORS,
