@@ -222,3 +222,12 @@ def test_a_store_is_needed(tmp_path, capsys):
     assert main(["convert", str(SMALL.tar(tmp_path / "1.tar")), str(tmp_path / "s.zarr"), "--append"]) == 5
     assert "there is no store" in capsys.readouterr().err
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_release_that_fails_leaves_those_before_it(tmp_path):
+    sources = [FIRST.tar(tmp_path / "1.tar"), tmp_path / "2.tar", say(FIRST, "1.0.3").tar(tmp_path / "3.tar")]
+    sources[1].write_bytes(sources[0].read_bytes()[:5000])
+    with pytest.raises(vs.errors.ArchiveError, match="1 of 3 releases are versions by now"):
+        vs.convert(sources, tmp_path / "s.zarr")
+    assert vs.open(tmp_path / "s.zarr").versions == ("1.0.1",)
+    assert_store_ok(tmp_path / "s.zarr", FIRST)

@@ -58,7 +58,7 @@ def test_overwrite_publishes_at_once_and_leaves_readers_their_version(tmp_path):
     assert (pixels.values == vs.convert(tmp_path / "1.tar.gz", tmp_path / "again.zarr").to_xarray().image).all()
     assert len(reader.samples) == 3
     collection = assert_store_ok(tmp_path / "r.zarr", other)
-    (bucket,) = set(collection.samples["bucket"])
+    (bucket,) = collection._snapshot.version.buckets
     assert bucket.startswith("uint8-3x32x40~")
     vs.convert(tmp_path / "1.tar.gz", tmp_path / "r.zarr", mode="overwrite")
     assert assert_store_ok(tmp_path / "r.zarr", one).version == "1.0.1"

@@ -19,7 +19,7 @@ from vedastore.io.objects import LocalObjects
 from vedastore.spec.excerpt import feature_id, owners
 from vedastore.spec.repairs import replace_values
 from vedastore.store.chips import ShardReader
-from vedastore.store.index import TableReader
+from vedastore.store.index import TableFile
 
 TOP = "ts_104-1.0.1"
 META, BOUNDS = f"{TOP}/meta.json", f"{TOP}/bounds.geojson"
@@ -441,7 +441,7 @@ def test_no_pixel_and_no_label_of_another_sample_is_read(tmp_path, monkeypatch):
     collection = store_of(make_release(SAMPLES), tmp_path)
     rewrite_table(tmp_path / "r.zarr", "samples", row_group_size=1)
     rows, parts, groups = [], [], []
-    read_rows, read_parts, read_table = ShardReader.read_rows, LocalObjects.read_parts, TableReader.read
+    read_rows, read_parts, read_table = ShardReader.read_rows, LocalObjects.read_parts, TableFile.read
     monkeypatch.setattr(ShardReader, "read_rows", lambda self, some: rows.extend(some) or read_rows(self, some))
 
     def noted_parts(self, key, start, lengths):
@@ -454,7 +454,7 @@ def test_no_pixel_and_no_label_of_another_sample_is_read(tmp_path, monkeypatch):
         return read_table(self, columns, chosen)
 
     monkeypatch.setattr(LocalObjects, "read_parts", noted_parts)
-    monkeypatch.setattr(TableReader, "read", noted_table)
+    monkeypatch.setattr(TableFile, "read", noted_table)
     part = vs.open(collection.store).select(ids=["9", "2", "3"])
     assert rows == parts == groups == []
     part.export(tmp_path / "p.tar.gz", workers=1)

@@ -63,7 +63,8 @@ def go_on(collection):
     options = {"fit": "pad", "size_px": (64, 64), "scale": "max", "epoch": 1, "shuffle": "shards", "labels": "masks"}
     return len(list(vs.Batches.from_state(collection, collection.batches(3, **options).state(), workers=1)))
 
-for store in sys.argv[1:]:
+sound, *stores = sys.argv[1:]
+for store in stores:
     print(json.dumps({"store": store}), flush=True)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     back = Path(tempfile.mkdtemp(dir=Path(store).parent))
@@ -106,12 +107,15 @@ for store in sys.argv[1:]:
         "export some": lambda: vs.open(store)[1:4].export(back / "c.tar.gz").members,
         "export for import": lambda: vs.open(store)[1:3].export(back / "d.tar.gz", for_import=True).members,
         "verify": lambda: vs.open(store).verify().ok,
+        "diff": lambda: vs.open(store).diff(vs.open(sound)).differs,
+        "diff back": lambda: vs.open(sound).diff(vs.open(store)).differs,
         "cli info": lambda: command("info", store),
         "cli info --json": lambda: command("info", store, "--json"),
         "cli query": lambda: command("query", store, "--class", "car", "--json"),
         "cli stats": lambda: command("stats", store, "--json"),
         "cli versions": lambda: command("versions", store, "--json"),
         "cli export": lambda: command("export", store, str(back / "b.tar.gz"), "--json"),
+        "cli diff": lambda: command("diff", sound, "1.0.1", "--to", store, "--json"),
         "cli verify": lambda: command("verify", store, "--json"),
         # These write to the store, and come last.
         "split": lambda: vs.open(store).split(by="place", stratify=True, duplicates=True).version,
@@ -134,10 +138,10 @@ def sound(tmp_path_factory):
     return folder / "r.zarr"
 
 
-def all_uses(stores):
+def all_uses(sound, stores):
     """What each use of each store came to, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, *stores], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", CHILD, sound, *stores], capture_output=True, text=True, timeout=300, check=False
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"the process died over {told[-1]['store']}: {done.stderr[-2000:]}"
@@ -169,7 +173,7 @@ def check(sound, tmp_path, cases):
         stores.append(tmp_path / name)
         shutil.copytree(sound, stores[-1])
         change(stores[-1])
-    told = all_uses(stores)
+    told = all_uses(sound, stores)
     wrong = {name: found for name, (_, expected) in cases.items() if (found := judge(told[name], expected))}
     assert not wrong, "\n\n".join(f"{name}: " + "\n".join(found) for name, found in wrong.items())
     return told

@@ -97,7 +97,7 @@ def test_only_the_row_groups_of_a_selection_are_read(store, groups):
     part.select(where="objects > 1")
     part.select(intersects=shapely.box(*part.bounds))
     assert [chosen for _, _, chosen in groups] == [[1], [1]]
-    assert groups[0][1] == ("position", "objects")
+    assert [*groups[0][1]] == ["position", "objects"]
     groups.clear()
     assert len(collection.select(split="train", limit=5)) == 5
     assert [chosen for _, _, chosen in groups] == [[0, 1, 2, 3]]

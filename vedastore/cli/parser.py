@@ -7,7 +7,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vedastore.cli import releases, stores
+from vedastore.cli import diff, releases, stores
 from vedastore.cli.selection import add_selection
 from vedastore.errors import UsageError
 from vedastore.model import TASKS
@@ -39,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     command = partial(_add_command, commands)
     _add_release_commands(command)
     _add_store_commands(command)
+    _add_diff(command)
     return parser
 
 
@@ -191,6 +192,20 @@ def _add_store_commands(command: Callable[..., argparse.ArgumentParser]) -> None
 
     sub = command("versions", stores.versions, "list the versions of a store", "vedastore versions ts_104.zarr")
     sub.add_argument("store", metavar="STORE", help="the store's directory")
+
+
+def _add_diff(command: Callable[..., argparse.ArgumentParser]) -> None:
+    sub = command(
+        "diff",
+        diff.diff,
+        "tell what changed from one version to another",
+        "vedastore diff ts_104.zarr 1.0.1 1.0.2\n  vedastore diff ts_104.zarr 1.0.1 1.0.2 --to other.zarr --json",
+    )
+    sub.add_argument("store", metavar="STORE", help="the store's directory")
+    sub.add_argument("old", metavar="V1", help="the version to begin with")
+    sub.add_argument("new", metavar="V2", nargs="?", help="the version that it is compared with, the latest without it")
+    sub.add_argument("--to", metavar="OTHER", help="the store that has V2, where it is another one")
+    sub.add_argument("--exit-code", action="store_true", help="end with 1 when anything changed")
 
 
 def _add_command(

@@ -24,6 +24,8 @@ _TYPES = {_POLYGON_KIND: "Polygon", _MULTI_POLYGON_KIND: "MultiPolygon"}
 _POLYGON: Final = struct.pack("<BI", 1, _POLYGON_KIND)
 FLAT_PX2: Final = 1e-9
 """What no longer counts as an area, in square pixels: rounding leaves as much of a line."""
+HUGE: Final = 1e75
+"""Products of four coordinates below it are finite."""
 CHECKED_VERTICES: Final = 512
 """Shapes of so many vertices are checked whatever they look like."""
 CHECKED_PAIRS: Final = 256
@@ -197,6 +199,66 @@ def ground_area(shapes: Any) -> Any:
     areas[np.flatnonzero(np.diff(part_of) == 0) + 1] *= -1  # the rings of a part behind the first are its holes
     total = np.bincount(shape_of[part_of], areas, len(shapes))
     return np.where(shapely.is_missing(shapes), np.nan, total)
+
+
+def normal_wkb(shapes: Any) -> list[bytes | None]:
+    """Return the WKB of shapes that is the same wherever a ring begins and whichever way it goes.
+
+    Shapes with numbers beyond what GEOS can multiply stay as they are.
+    """
+    import shapely
+
+    points, of = shapely.get_coordinates(shapes, return_index=True)
+    plain = ~shapely.is_missing(shapes)
+    plain[of[~(np.abs(points) < HUGE).all(axis=1)]] = False
+    normal = np.array(shapes)
+    normal[plain] = shapely.normalize(normal[plain])
+    return dump_wkb(normal)
+
+
+def centroids(shapes: Any) -> Any:
+    """Return an (n, 2) array of x and y; NaN where there is no geometry, or an empty one."""
+    import shapely
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        return shapely.bounds(shapely.centroid(shapes))[:, :2]
+
+
+def centroid_distances(first: Any, second: Any) -> Any:
+    """Return how far the centroids of shapes are apart, in the coordinates' unit; NaN where one has none."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.hypot(*(centroids(first) - centroids(second)).T)
+
+
+def ground_distances(first: Any, second: Any) -> Any:
+    """Return how far the centroids of shapes are apart on WGS 84's ellipsoid, in metres; NaN where one has none."""
+    import pyproj
+
+    return np.array(pyproj.Geod(ellps="WGS84").inv(*centroids(first).T, *centroids(second).T)[2])
+
+
+def overlaps(first: Any, second: Any) -> Any:
+    """Return the intersection over union of shapes; NaN for what is not valid, or has many vertices.
+
+    Without either, GEOS may take long or give up.
+    """
+    import shapely
+
+    sound = np.ones(len(first), dtype=bool)
+    for shapes in (first, second):
+        sound &= shapely.get_num_coordinates(shapes) <= CHECKED_VERTICES
+        for places in find_invalid(shapes):
+            sound[places] = False
+    found = np.full(len(first), np.nan)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for index in np.flatnonzero(sound).tolist():
+            try:
+                shared = shapely.area(shapely.intersection(first[index], second[index]))
+            except shapely.GEOSException:
+                continue
+            union = shapely.area(first[index]) + shapely.area(second[index]) - shared
+            found[index] = shared / union if 0 < union < np.inf else np.nan
+    return found
 
 
 def type_names(shapes: Any) -> set[str]:

@@ -120,6 +120,6 @@ def _naming(root: Root) -> Callable[[str], bool]:
         if shard := keys.parse_shard(key):
             name, number = shard
             return name in buckets and number < buckets[name].shards
-        return key in named or keys.samples_beside(key) in named
+        return key in named or not named.isdisjoint(keys.beside_stats(key))
 
     return is_named

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import UsageError
+from vedastore.errors import UsageError, VedastoreError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
@@ -26,7 +27,6 @@ from vedastore.store.ledger import Ledger
 from vedastore.store.snapshot import open_version
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from vedastore.ops.decisions import Decisions
@@ -60,13 +60,24 @@ class ConvertReport:
 def convert_all(
     sources: Sequence[str | os.PathLike[str]], store: str | os.PathLike[str], options: ConvertOptions, **how: Any
 ) -> Iterator[ConvertReport]:
-    """Convert several releases of one collection, each to a version of one store, in their order."""
+    """Convert several releases of one collection, each to a version of one store, in their order.
+
+    Each is a commit of its own: where one is refused, those before it stay, and the error says how many.
+    """
     if not sources:
         raise UsageError("there is no source", hint="name a release")
     if len(sources) > 1 and options.version is not None:
         raise UsageError("one name of a version is given to several releases", hint="leave version= or --version out")
+    if len({os.fspath(source) for source in sources}) < len(sources):
+        raise UsageError("a release is named twice", hint="name each once, in the order of their versions")
     for number, source in enumerate(sources):
-        yield convert(source, store, replace(options, mode="append") if number else options, **how)
+        try:
+            yield convert(source, store, replace(options, mode="append") if number else options, **how)
+        except VedastoreError as error:
+            if not number:
+                raise
+            told = f"{error.message}; {number} of {len(sources)} releases are versions by now"
+            raise type(error)(told, where=error.where, hint=error.hint, rule=error.rule) from error
 
 
 def convert(

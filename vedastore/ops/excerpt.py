@@ -18,6 +18,7 @@ from vedastore.io.geojson import iter_feature_spans
 from vedastore.ops.select import find_bounds
 from vedastore.spec import excerpt as rules
 from vedastore.spec.release import parse_bounds
+from vedastore.spec.repairs import footprint_feature
 from vedastore.store.columns import arrow_array
 from vedastore.store.snapshot import read_json
 
@@ -76,8 +77,22 @@ class _Features:
     boxes: Any
 
 
+def is_edited(snapshot: Snapshot) -> bool:
+    """Tell whether the samples of a version are others than those of the release that it came from."""
+    return bool(snapshot.version.source.get("edits"))
+
+
+def export_members(snapshot: Snapshot) -> Iterator[StoredFile]:
+    """Yield the members besides images and labels that an export of a version has."""
+    if is_edited(snapshot):
+        return plan_excerpt(snapshot, np.arange(snapshot.version.samples)).iter_members()
+    return snapshot.iter_members()
+
+
 def plan_excerpt(snapshot: Snapshot, positions: Positions) -> Excerpt:
     """Decide what the members besides images and labels become where only the samples at some positions stay.
+
+    Where samples were edited, that holds for all of them as well.
 
     Raises
     ------
@@ -97,14 +112,20 @@ def plan_excerpt(snapshot: Snapshot, positions: Positions) -> Excerpt:
         if changed != member.data:
             data[place] = changed
             rewritten.append(Rewritten(member.member, reason))
-    return Excerpt(snapshot, ~_left_out(snapshot, positions), data, tuple(rewritten))
+    return Excerpt(snapshot, ~left_out(snapshot, positions), data, tuple(rewritten))
 
 
 def _cut_meta(snapshot: Snapshot, _: Positions, member: StoredFile, box: Bbox | None) -> tuple[bytes, str]:
     document = read_json(member.data, f"{snapshot.objects.url}: {member.member}", snapshot.version.limits)
-    if snapshot.version.bounds is None:  # no footprint has told it
-        return member.data, ""
-    return rules.cut_meta(member.data, document, box), "bbox is the box around the samples that stay"
+    data, version = member.data, snapshot.version
+    if is_edited(snapshot):
+        data = rules.retell_meta(data, document, version.version, version.classes)
+    if version.bounds is None:  # no footprint has told it
+        return data, "version and classes are those of the samples that are there"
+    told = "bbox is the box around the samples that stay"
+    return rules.cut_meta(data, document, box), f"version and classes are those now, and {told}" if is_edited(
+        snapshot
+    ) else told
 
 
 def _cut_bounds(snapshot: Snapshot, positions: Positions, member: StoredFile, box: Bbox | None) -> tuple[bytes, str]:
@@ -112,6 +133,9 @@ def _cut_bounds(snapshot: Snapshot, positions: Positions, member: StoredFile, bo
     limits = snapshot.version.limits
     try:
         found = _read_features(iter_feature_spans(member.data, member.member, limits), member.member)
+        if is_edited(snapshot) and len(found.spans) > 1:
+            told = "a feature for each sample, as its label file has it"
+            return _renew_bounds(snapshot, positions, found, member.data, box), told
         kept = _features_of(snapshot, positions, found)
         if kept is not None:
             spans = found.spans[kept].tolist()
@@ -123,6 +147,48 @@ def _cut_bounds(snapshot: Snapshot, positions: Positions, member: StoredFile, bo
     if snapshot.version.bounds is None:  # no footprint has told it
         return member.data, ""
     return rules.bound_all(member.data, first, box), "one feature around the samples that stay"
+
+
+def _renew_bounds(snapshot: Snapshot, positions: Positions, found: _Features, data: bytes, box: Bbox | None) -> bytes:
+    """Return ``bounds.geojson`` with one feature a sample: those that are there, where footprints are, or new ones."""
+    own, spans = _read_boxes(snapshot, positions), found.spans.tolist()
+    at = _match(snapshot, positions, found, own)
+    same = _same_boxes(found.boxes[at], own) & (at >= 0)
+    if same.all() and np.array_equal(at, np.arange(len(spans))):
+        return rules.bound_features(data, box)
+
+    def iter_features() -> Iterator[bytes]:
+        names = snapshot.lookup.names(positions)
+        for position, name, place, is_same in zip(positions.tolist(), names, at.tolist(), same.tolist(), strict=True):
+            if is_same:
+                yield data[slice(*spans[place])]
+                continue
+            renewed = footprint_feature(name, snapshot.read_label(position))
+            yield renewed if place < 0 else rules.move_feature(data[slice(*spans[place])], renewed)
+
+    return rules.renew_features(data, iter_features(), box)
+
+
+def _match(snapshot: Snapshot, positions: Positions, found: _Features, own: Any) -> Any:
+    """Return the feature of each sample, -1 where it has none: the one of its id, or where none has, of its box."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names, ids = pa.chunked_array(snapshot.lookup.id_parts(positions), _text()), pa.chunked_array(found.ids)
+    by_id = pc.index_in(names, value_set=ids).fill_null(-1).to_numpy()
+    if (by_id >= 0).any():
+        return by_id
+    places: dict[Any, list[int]] = {}
+    for place, box in enumerate(_keys(found.boxes)):
+        places.setdefault(box, []).append(place)
+    waiting = {box: iter(some) for box, some in places.items()}
+    return np.array([next(waiting[box], -1) if box in waiting else -1 for box in _keys(own)], "i8")
+
+
+def _keys(boxes: Any) -> list[tuple[float, ...]]:
+    """Return boxes as keys, the same for those that are nearly the same; without a place they are all the same."""
+    rounded = np.nan_to_num(np.round(boxes / _SAME_DEGREES), nan=np.inf, posinf=np.inf)
+    return [tuple(box) for box in rounded.tolist()]
 
 
 def _read_features(spans: Iterable[tuple[int, int, Any]], where: str) -> _Features:
@@ -173,10 +239,14 @@ def _read_boxes(snapshot: Snapshot, positions: Positions) -> Any:
 
 
 def _are_same(boxes: Any, others: Any) -> bool:
-    return np.allclose(boxes, others, rtol=0, atol=_SAME_DEGREES, equal_nan=True)
+    return bool(_same_boxes(boxes, others).all())
 
 
-def _left_out(snapshot: Snapshot, positions: Positions) -> Any:
+def _same_boxes(boxes: Any, others: Any) -> Any:
+    return np.isclose(boxes, others, rtol=0, atol=_SAME_DEGREES, equal_nan=True).all(axis=1)
+
+
+def left_out(snapshot: Snapshot, positions: Positions) -> Any:
     """Tell which members belong to samples that do not stay."""
     top = snapshot.top
     parts = [np.empty(0, bool)]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from itertools import compress, count, islice, zip_longest
 from typing import TYPE_CHECKING, Any, Final
@@ -15,14 +13,13 @@ from vedastore.ops.checks import check_release, ordered
 from vedastore.ops.rows import RowWriter, put_on_top
 from vedastore.ops.succession import plan_append
 from vedastore.ops.workers import batched_bytes
-from vedastore.spec import release as rules
+from vedastore.spec.content import hash_content
 from vedastore.spec.root import SKIPPED_INLINE, Version
 from vedastore.spec.tables import SKIPPED
+from vedastore.store.revision import now
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from vedastore.exchange.release import ReleaseReader
     from vedastore.ops.decisions import Decisions
     from vedastore.ops.options import ConvertOptions
@@ -61,6 +58,8 @@ def write_index(
     index = files | {"members": _write_members(write, ledger, parent)}
     if ledger.count_rejected() > SKIPPED_INLINE:
         index["skipped"] = _write_skipped(write, ledger)
+    samples = ((name, digest, hashlib.sha256(label).digest()) for name, digest, label in ledger.iter_contents())
+    members = ((name, kind, data) for _, name, kind, data in ledger.iter_members())
     version = Version(
         version=_name(options.version or decisions.meta.version, parent),
         parent=None if parent is None else parent.version.version,
@@ -75,7 +74,7 @@ def write_index(
         fidelity=tally.fidelity,
         index=index,
         buckets=buckets,
-        content=_content(ledger),
+        content=hash_content(samples, members, ledger.read_top()),
         source=_provenance(reader, options),
         skipped=tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE)),
         findings=(),
@@ -85,11 +84,6 @@ def write_index(
     checked = check_release(ledger, decisions, options, reader.where, reader.container)
     findings = ordered((*checked, *tally.flags.findings(reader.where)))
     return replace(version, findings=tuple(f.to_dict() for f in findings))
-
-
-def now() -> str:
-    """Return the time as versions have it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _name(given: str | None, parent: Snapshot | None) -> str:
@@ -128,38 +122,6 @@ def _append_members(table: TableWriter, ledger: Ledger) -> None:
     for batch, _ in batched_bytes(others, _BATCH_BYTES, _MEMBER_ROWS):
         table.append({name: list(column) for name, column in zip(names, zip(*batch, strict=True), strict=True)})
         batch.clear()
-
-
-def _content(ledger: Ledger) -> dict[str, str]:
-    """Return hashes of what the release holds, the same however it was packed.
-
-    ``samples`` covers ids, image files and label files, ``members`` the names and bytes of all other files, ``all``
-    both; the order of members, the top folder and the container do not count.
-    """
-    samples = (_record(i.encode(), digest, _sha256(label)) for i, digest, label in ledger.iter_contents())
-    top = ledger.read_top()
-    members = sorted(
-        _record(rules.comparable(name, top).encode(), _sha256(data))
-        for _, name, kind, data in ledger.iter_members()
-        if kind != "directory"
-    )
-    parts = {"samples": _digest(samples), "members": _digest(members)}
-    return {**parts, "all": _digest(p.encode() for p in parts.values())}
-
-
-def _record(*fields: bytes) -> bytes:
-    return b"".join(struct.pack("<Q", len(f)) + f for f in fields)
-
-
-def _digest(records: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(record)
-    return digest.hexdigest()
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
 
 
 def _provenance(reader: ReleaseReader, options: ConvertOptions) -> dict[str, Any]:

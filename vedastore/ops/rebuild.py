@@ -18,6 +18,7 @@ import numpy as np
 from vedastore.errors import ReleaseError, StoreError
 from vedastore.exchange.release import pixel_digest
 from vedastore.io import tiff
+from vedastore.ops.excerpt import export_members
 from vedastore.ops.workers import batched_bytes, map_ordered
 from vedastore.store.snapshot import StoredFile, StoredImage
 
@@ -66,7 +67,7 @@ def iter_rebuilt(
         The members besides images and labels; those of the version without it.
     """
     images = cast("Iterator[StoredImage | StoredFile]", snapshot.iter_images(positions))
-    others = snapshot.iter_members() if others is None else others
+    others = export_members(snapshot) if others is None else others
     items = merge(images, snapshot.iter_labels(positions), others, key=attrgetter("ordinal"))
     sized = ((item, _size(item, snapshot)) for item in items)
     batches = batched_bytes(sized, BATCH_BYTES, BATCH_MEMBERS)

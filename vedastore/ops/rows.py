@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +18,8 @@ from vedastore.store.snapshot import Snapshot
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vedastore.model import LabelCoords
     from vedastore.ops.succession import Succession
     from vedastore.spec.lonlat import Bbox
@@ -50,10 +53,19 @@ class RowWriter:
         The version before.
     plan : Succession, optional
         How the samples follow those of the version before.
+    splits : dict, optional
+        Splits by id of samples that get others than they had.
     """
 
-    def __init__(self, parent: Snapshot | None = None, plan: Succession | None = None) -> None:
+    def __init__(
+        self,
+        parent: Snapshot | None = None,
+        plan: Succession | None = None,
+        splits: Mapping[str, str | None] | None = None,
+    ) -> None:
+        self._splits = splits or {}
         self._carried: tuple[Any, Any] | None = None
+        self._is_part = plan is not None and plan.is_part
         if parent is not None and plan is not None:
             self._carried = plan.slots, carry_columns(parent, plan)
         self._stack = ExitStack()
@@ -76,6 +88,9 @@ class RowWriter:
             slots, carried = self._carried
             kept = carried.take(np.searchsorted(slots, pairs.position))
             columns = columns | dict(zip(kept.column_names, kept.columns, strict=True))
+            if self._splits:
+                told = zip(pairs.id, columns["split"].to_pylist(), strict=True)
+                columns["split"] = [self._splits.get(name, split) for name, split in told]
         self._samples.append(columns, samples.shapes)
         self._features.append(features.columns, features.shapes)
         self._tally.add(pairs.id, pairs.fidelity, samples.columns["flags"])
@@ -83,7 +98,8 @@ class RowWriter:
     def finish(self, write: Write) -> tuple[dict[str, IndexFile], Tally]:
         """Write both tables to the store; return their files, and what was counted of their rows."""
         self._tally.features, self._tally.bounds = self._features.rows, self._samples.bounds
-        files = {writer.table: writer.finish(write) for writer in (self._samples, self._features)}
+        writers = (self._samples, self._features)
+        files = {writer.table: writer.finish(write, is_part=self._is_part) for writer in writers}
         return files, self._tally
 
 
@@ -98,7 +114,7 @@ def put_on_top(
     if len(plan.removed):
         with TableWriter("removed") as writer:
             writer.append({"position": np.sort(plan.removed)})
-            gone = writer.finish(write)
+            gone = writer.finish(write, is_part=True)
     part = Part(files["samples"], files["features"], gone)
     draft = replace(
         version,
@@ -113,10 +129,14 @@ def put_on_top(
 
 def count_rows(snapshot: Snapshot) -> Tally:
     """Count the rows of a version that is written."""
+    import pyarrow.compute as pc
+
     tally = Tally(bounds=find_bounds(snapshot, np.arange(snapshot.version.samples)))
-    columns = ("id", "fidelity", "flags", "objects")
-    for table in snapshot.table("samples").iter_batches(columns):
-        ids, fidelity, flags, objects = (table.column(name) for name in columns)
-        tally.add(ids.to_pylist(), fidelity.to_pylist(), flags.to_pylist())
-        tally.features += int(objects.to_numpy().sum())
+    for table in snapshot.table("samples").iter_batches(["id", "fidelity", "flags", "objects"]):
+        tally.features += int(table.column("objects").to_numpy().sum())
+        for kind, number in Counter(table.column("fidelity").to_pylist()).items():
+            tally.fidelity[kind] += number
+        flagged = table.filter(pc.greater(pc.list_value_length(table.column("flags")), 0))
+        for sample_id, flags in zip(*(flagged.column(name).to_pylist() for name in ("id", "flags")), strict=True):
+            tally.flags.add(sample_id, flags)
     return tally

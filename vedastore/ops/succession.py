@@ -65,6 +65,14 @@ def plan_succession(parent: Snapshot, before: Positions, written: Any) -> Succes
     return Succession(before, slots, written, parent.slots[gone], is_part=True)
 
 
+def plan_edit(parent: Snapshot, changed: Positions, removed: Positions, added: int) -> Succession:
+    """Decide what is written where samples at some positions change or go, and others come: always a part."""
+    kept = np.setdiff1d(np.arange(parent.version.samples), removed)
+    before = np.concatenate([kept, np.full(added, -1)])
+    slots = np.concatenate([parent.slots[kept], parent.next_slot + np.arange(added)])
+    return Succession(before, slots, (before < 0) | np.isin(before, changed), parent.slots[removed], is_part=True)
+
+
 def plan_append(parent: Snapshot, ledger: Ledger, decisions: Decisions, options: ConvertOptions) -> Succession:
     """Decide what is written for a release that follows a version."""
     version, before = parent.version, parent.lookup.find_many(ledger.ids())

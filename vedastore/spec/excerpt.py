@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.spec.release import comparable
-from vedastore.spec.repairs import box_feature, dump_bounds, replace_values
+from vedastore.spec.repairs import box_feature, dump_bounds, dump_exact, parse_exact, replace_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +27,40 @@ def cut_meta(data: bytes, document: Any, box: Bbox | None) -> bytes:
     Its classes stay: what a class index means must not depend on which samples were chosen.
     """
     return _with_box(data, document, box)
+
+
+def retell_meta(data: bytes, document: Any, version: str, classes: Iterable[str]) -> bytes:
+    """Return ``meta.json`` with the version, and with classes that it lacks; what it does not tell it is not told."""
+    if not isinstance(document, dict):
+        return data
+    values = {} if document.get("version", version) == version else {"version": json.dumps(version).encode()}
+    declared = parse_exact(data).get("classes")
+    listed = declared if isinstance(declared, list | dict) else []
+    known = {c.get("name") if isinstance(c, dict) else c for c in listed}
+    if (missing := [name for name in classes if name not in known]) and isinstance(declared, list):
+        is_named = bool(declared) and all(isinstance(c, dict) for c in declared)
+        values["classes"] = dump_exact([*declared, *({"name": name} if is_named else name for name in missing)])
+    elif missing and isinstance(declared, dict):
+        values["classes"] = dump_exact(declared | dict.fromkeys(missing))
+    if values.get("classes") and "nclasses" in document:
+        values["nclasses"] = json.dumps(len(known) + len(missing)).encode()
+    return replace_values(data, values)
+
+
+def renew_features(data: bytes, features: Iterable[bytes], box: Bbox | None) -> bytes:
+    """Return a collection of features with others, and the box around them."""
+    value = {"features": b"[%b]" % b",".join(features)}
+    return _with_box(replace_values(data, value), json.loads(data), box)
+
+
+def bound_features(data: bytes, box: Bbox | None) -> bytes:
+    """Return a collection of features with the box around them, where it has one that says something else."""
+    return _with_box(data, json.loads(data), box)
+
+
+def move_feature(feature: bytes, renewed: bytes) -> bytes:
+    """Return a feature with the geometry of another one."""
+    return replace_values(feature, {"geometry": dump_exact(parse_exact(renewed)["geometry"])})
 
 
 def cut_features(data: bytes, kept: Iterable[tuple[int, int]], ends: tuple[int, int], box: Bbox | None) -> bytes:

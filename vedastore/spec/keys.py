@@ -15,8 +15,8 @@ ARRAY: Final = "image"
 TABLES: Final = ("samples", "features", "members")
 LISTS: Final = ("skipped",)
 """Tables that a version has only where the root document cannot hold what they say."""
-PART_TABLES: Final = ("samples", "features", "removed")
-"""Tables of a part of a version; not every part has the last."""
+PARTS: Final = {"samples": "part-samples", "features": "part-features", "removed": "part-removed"}
+"""Names of the tables of a part of a version; not every part has the last."""
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
 _DRAFT = r"\.[0-9a-f]{32}"
@@ -29,13 +29,13 @@ _OURS = re.compile(
             r"\.vedastore-probe-[0-9a-f]{32}",
             rf"{CHIPS}/({_BUCKET.pattern}/({ARRAY}/)?)?{_GROUP}",
             rf"{CHIPS}/{_BUCKET.pattern}/{ARRAY}/c/[0-9]+/0/0/0",
-            rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PART_TABLES[2:]))})\.parquet",
+            rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PARTS.values()))})\.parquet",
             rf"{INDEX}/[0-9a-f]{{32}}/((root|stats[^/]*)\.json|\.(root|stats[^/]*)\.json{_DRAFT})",
         )
     )
 )
 _SHARD = re.compile(rf"{CHIPS}/([^/]+)/{ARRAY}/c/([0-9]{{1,18}})/0/0/0")
-_INDEX = re.compile(r"index/[0-9a-f]{32}/(samples|features|members|skipped|removed)\.parquet")
+_INDEX = re.compile(rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PARTS.values()))})\.parquet")
 _WRITE = re.compile(r"[0-9a-f]{32}")
 
 
@@ -131,14 +131,15 @@ def stats(samples_key: str, bucket_name: str | None) -> str:
     return f"{samples_key.rpartition('/')[0]}/{name}.json"
 
 
-def samples_beside(key: str) -> str | None:
-    """Return the key of the table of samples whose statistics are under a key; None where it is that of another thing.
+def beside_stats(key: str) -> tuple[str, ...]:
+    """Return the keys of tables of samples, one of which the statistics under a key describe; none for other keys.
 
-    >>> samples_beside("index/5c0ffee1/stats-uint8-3x256x256.json"), samples_beside("index/5c0ffee1/members.parquet")
-    ('index/5c0ffee1/samples.parquet', None)
+    >>> beside_stats("index/5c0ffee1/stats-uint8-3x256x256.json"), beside_stats("index/5c0ffee1/members.parquet")
+    (('index/5c0ffee1/samples.parquet', 'index/5c0ffee1/part-samples.parquet'), ())
     """
     folder, _, name = key.rpartition("/")
-    return f"{folder}/samples.parquet" if name.startswith("stats") and name.endswith(".json") else None
+    is_stats = name.startswith("stats") and name.endswith(".json")
+    return tuple(f"{folder}/{table}.parquet" for table in ("samples", PARTS["samples"])) if is_stats else ()
 
 
 def is_write(write_id: str) -> bool:

@@ -176,10 +176,10 @@ def mend_meta(
     if "meta-bbox" in broken and bbox is not None and not heights:
         document["bbox"] = list(bbox)
         done["meta-bbox"] = f"bbox is {', '.join(map(repr, bbox))}"
-    return (dump_exact(document, _indent(data)) if done else data), done
+    return (dump_exact(document, indent_of(data)) if done else data), done
 
 
-def _indent(data: bytes) -> int | None:
+def indent_of(data: bytes) -> int | None:
     """Return the indentation of a JSON document; None where it stands on one line."""
     found = re.match(rb"(?:\xef\xbb\xbf)?\s*\{\r?\n( *)", data)
     return len(found[1]) if found else None

@@ -22,7 +22,7 @@ from vedastore.spec.arrays import ChipSpec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vedastore.model import Task
+    from vedastore.model import LabelCoords, Task
 
 FORMAT: Final = 1
 FORMAT_PARTS: Final = 2
@@ -107,7 +107,7 @@ class Version:
     name: str
     task: Task
     classes: tuple[str, ...]
-    label_coords: str | None
+    label_coords: LabelCoords | None
     samples: int
     features: int
     bounds: tuple[float, float, float, float] | None
@@ -331,9 +331,13 @@ def _parse_version(document: Any) -> Version:
 
 
 def _parse_part(document: Any) -> Part:
-    samples, features = (_parse_index(_get(document, name, dict, "a part"), name) for name in keys.PART_TABLES[:2])
-    removed = _get(document, "removed", dict | None, "a part")
-    return Part(samples, features, None if removed is None else _parse_index(removed, "removed"))
+    found = {name: _get(document, name, dict | None, "a part") for name in keys.PARTS}
+    samples, features, removed = (
+        None if file is None else _parse_index(file, keys.PARTS[name]) for name, file in found.items()
+    )
+    if samples is None or features is None:
+        raise ValueError("a part lacks its tables")
+    return Part(samples, features, removed)
 
 
 def _parse_bucket(name: str, document: Any) -> Bucket:

@@ -1,20 +1,23 @@
-"""A version that differs from the one before in columns of its samples, and shares everything else with it."""
+"""The tables of a version, written anew: with other columns of its samples, or its parts made one."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vedastore.io import geometry
+from vedastore.spec.tables import GEOMETRY_COLUMNS
 from vedastore.store.commit import Write
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from vedastore.spec.root import Root, Version
+    from vedastore.spec.root import IndexFile, Root, Version
     from vedastore.store.snapshot import Snapshot
 
 
@@ -33,32 +36,75 @@ def commit_columns(snapshot: Snapshot, columns: Mapping[str, Any]) -> Version:
     ConflictError
         When another writer has committed since the snapshot was opened.
     """
-    import pyarrow as pa
-
-    table, version = snapshot.table("samples"), snapshot.version
-    fields = {field.name: field.type for field in table.schema} | {
-        n: None if a is None else a.type for n, a in columns.items()
-    }
-    schema = pa.schema({name: kind for name, kind in fields.items() if kind is not None})
-    kept = [name for name in schema.names if name not in columns]
-    with Write(snapshot.objects, onto=snapshot.root) as write, TableWriter("samples", schema) as writer:
-        for start, rows in zip(table.starts[:-1].tolist(), table.iter_batches(kept), strict=True):
-            new = {name: array.slice(start, len(rows)) for name, array in columns.items() if array is not None}
-            shapes = {"geometry": geometry.parse_wkb(rows.column("geometry").to_pylist())}
-            found = [new[name] if name in new else rows.column(name) for name in schema.names]
-            writer.append_table(pa.table(found, schema.names).cast(schema), shapes)
+    version = snapshot.version
+    with Write(snapshot.objects, onto=snapshot.root) as write:
+        index = {**version.index, "samples": write_samples(write, snapshot, columns)}
+        if version.parts:
+            index["features"] = _write_features(write, snapshot)
         changed = replace(
             version,
-            version=_name(snapshot.root, version.version),
+            version=name_change(snapshot.root, version.version),
             parent=version.version,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            index={**version.index, "samples": writer.finish(write)},
+            created=now(),
+            index=index,
+            parts=(),
         )
         write.commit(changed)
     return changed
 
 
-def _name(root: Root, version: str) -> str:
+def flatten(write: Write, snapshot: Snapshot) -> Version:
+    """Write the tables of a version in parts as a whole; return the version as it is with them."""
+    files = {"samples": write_samples(write, snapshot, {}), "features": _write_features(write, snapshot)}
+    return replace(snapshot.version, index=snapshot.version.index | files, parts=())
+
+
+def write_samples(write: Write, snapshot: Snapshot, columns: Mapping[str, Any]) -> IndexFile:
+    """Write ``samples`` with other columns; see `commit_columns`."""
+    import pyarrow as pa
+
+    table = snapshot.table("samples")
+    fields = {field.name: field.type for field in table.schema} | {
+        n: None if a is None else a.type for n, a in columns.items()
+    }
+    schema = pa.schema({name: kind for name, kind in fields.items() if kind is not None})
+    kept = [name for name in schema.names if name not in columns]
+    with TableWriter("samples", schema) as writer:
+        for start, rows in zip(table.starts[:-1].tolist(), table.iter_batches(kept), strict=True):
+            new = {name: array.slice(start, len(rows)) for name, array in columns.items() if array is not None}
+            found = [new[name] if name in new else rows.column(name) for name in schema.names]
+            _append(writer, pa.table(found, schema.names).cast(schema))
+        return writer.finish(write)
+
+
+def _write_features(write: Write, snapshot: Snapshot) -> IndexFile:
+    """Write ``features`` sample by sample, those of a row group of samples at a time."""
+    with TableWriter("features") as writer:
+        for table in _iter_features(snapshot):
+            _append(writer, table)
+        return writer.finish(write)
+
+
+def _iter_features(snapshot: Snapshot) -> Iterator[Any]:
+    features = snapshot.table("features")
+    for start, end in pairwise(snapshot.table("samples").starts.tolist()):
+        table = features.read_kept(tuple(features.schema.names), features.groups_with(np.arange(start, end)))
+        positions = table.column("position").to_numpy()
+        own = np.flatnonzero((positions >= start) & (positions < end))
+        yield table.take(own[np.argsort(positions[own], kind="stable")])
+
+
+def _append(writer: TableWriter, rows: Any) -> None:
+    shapes = {name: geometry.parse_wkb(rows.column(name).to_pylist()) for name in GEOMETRY_COLUMNS[writer.table]}
+    writer.append_table(rows, shapes)
+
+
+def now() -> str:
+    """Return the time as versions have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def name_change(root: Root, version: str) -> str:
     """Return a name for a change of a version, which has build metadata as semantic versions do: ``1.0.1+1``."""
     taken = {v.version for v in root.versions}
     release = version.partition("+")[0]

@@ -126,6 +126,14 @@ class Snapshot:
         """The first slot that no sample has had."""
         return self._overlay.layout.ends[-1] if self.version.parts else self.version.samples
 
+    def row_sources(self, positions: Positions) -> tuple[Any, Any]:
+        """Return the number of the one of ``samples_files`` that has the row at each position, and its row there."""
+        if not self.version.parts:
+            return np.zeros(len(positions), "i2"), positions
+        layout = self._overlay.layout
+        slots = layout.slots[positions]
+        return layout.owner[slots], layout.row[slots]
+
     def read_places(self, positions: Positions, columns: Sequence[str]) -> Any:
         """Return what `TableReader.read_rows` does of ``samples``, with shapes as buckets and rows of their arrays.
 
@@ -172,8 +180,8 @@ class Snapshot:
     @property
     def top(self) -> str:
         """The top folder of the release; an empty text where it has none."""
-        first = next(self.iter_images(), None)
-        return "" if first is None else classify(first.member).top
+        first = self.table("samples").take([0] if self.version.samples else [], ("image_member",))
+        return classify(first[0]["image_member"]).top if first else ""
 
     def iter_labels(self, positions: Positions | None = None) -> Iterator[StoredFile]:
         """Yield every label file, or those at some positions, in the order that they had in the release."""

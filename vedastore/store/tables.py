@@ -136,15 +136,16 @@ class TableWriter:
         if self._pending_rows >= GROUP_ROWS or self._pending_bytes >= GROUP_BYTES:
             self._flush()
 
-    def finish(self, write: Write) -> IndexFile:
-        """Write the table to the store."""
+    def finish(self, write: Write, *, is_part: bool = False) -> IndexFile:
+        """Write the table to the store, as that of a whole version or of a part of one."""
         self._flush()
         self._await_write()
         geo = geo_metadata(self.table, geometry.projjson(geometry.LONLAT), self._types, self._bounds)
         if geo is not None:
             self._parquet.add_key_value_metadata({"geo": json.dumps(geo)})
         self._parquet.close()
-        key, digest = keys.table(write.write_id, self.table), hashlib.sha256()
+        name = keys.PARTS[self.table] if is_part else self.table
+        key, digest = keys.table(write.write_id, name), hashlib.sha256()
         size = write.put(key, self._parts(digest))
         return IndexFile(key, size, digest.hexdigest(), self.rows)
 

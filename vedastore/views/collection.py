@@ -10,16 +10,14 @@ import numpy as np
 
 from vedastore.errors import SampleNotFoundError, UsageError, escape
 from vedastore.model import DEFAULT_LIMITS
-from vedastore.ops import assign as assign_op
+from vedastore.ops import diff as diff_op
 from vedastore.ops import export as export_op
-from vedastore.ops import split as split_op
 from vedastore.ops import verify as verify_op
-from vedastore.ops.allotment import SplitOptions
 from vedastore.ops.select import find_bounds
 from vedastore.ops.select import select as find_samples
-from vedastore.store.snapshot import Snapshot, open_version, read_json
+from vedastore.store.snapshot import open_version, read_json
 from vedastore.views import sample as sample_view
-from vedastore.views.arrays import Arrays
+from vedastore.views.changes import Changes
 from vedastore.views.frames import feature_frame, sample_frame
 from vedastore.views.html import SHOWN, collection_page
 
@@ -30,12 +28,13 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
     from vedastore.model import Limits, Task
+    from vedastore.ops.differences import DiffReport
     from vedastore.ops.export import ExportReport
     from vedastore.ops.verify import VerifyReport
     from vedastore.views.sample import Sample
 
 
-class Collection(Arrays):
+class Collection(Changes):
     """The samples of one version of a store, or some of them.
 
     It sees the version that it was opened at for as long as it lives, is cheap to open and to pickle, and reads nothing
@@ -51,10 +50,6 @@ class Collection(Arrays):
     positions : range or array of int, optional
         The positions of the samples that it has, upwards or downwards; all of them without it.
     """
-
-    def __init__(self, snapshot: Snapshot, positions: Any = None) -> None:
-        self._snapshot, self._whole = snapshot, positions is None
-        self._chosen = range(snapshot.version.samples) if positions is None else positions
 
     def __repr__(self) -> str:
         version = self._snapshot.version
@@ -232,123 +227,6 @@ class Collection(Arrays):
         )
         return Collection(self._snapshot, chosen)
 
-    def split(
-        self,
-        train: float = 70,
-        test: float = 20,
-        validate: float = 10,
-        seed: int = 0,
-        *,
-        by: Literal["id", "place"] = "id",
-        block: float | None = None,
-        buffer: float = 0.0,
-        stratify: bool = False,
-        duplicates: bool | int | None = None,
-        given: Mapping[str, str | None] | None = None,
-        workers: int | None = None,
-        client: Any = None,
-        progress: Callable[[int, int | None], None] | None = None,
-    ) -> Collection:
-        """Commit a version in which every sample is of a split, and open it.
-
-        The hash of its id and the seed decide: the same for the same id wherever it is, so that samples which are
-        added later move none of the others. The shares come out as percentages do when many coins are thrown.
-
-        Of a selection, its samples get new splits and all others keep theirs, or none; the same samples of the new
-        version are returned. Where groups are made, those that hold samples which keep one split get that one.
-
-        Parameters
-        ----------
-        train, test, validate : float
-            Percentages, 100 together.
-        seed : int
-            Another one gives another split.
-        by : {"id", "place"}
-            ``"place"`` gives all samples in one block of the ground the same split, and none to those at its edge that
-            touch one of a smaller split: no footprint's box touches that of a sample of another split. Samples without
-            a footprint are split by id.
-        block : float, optional
-            The side of a block in degrees. Without it, 16 times that of a chip, or 8, 4 or 2 times, until each split
-            gets three blocks; give it if samples are to be added later.
-        buffer : float
-            With ``"place"``, how many degrees of longitude and latitude lie at least between boxes of footprints of
-            different splits; 0 for boxes that do not touch.
-        stratify : bool
-            Let the shares hold for every class, and for samples without one, as nearly as whole groups allow. Samples
-            that are added later may move others.
-        duplicates : bool or int, optional
-            Keep images that look alike in one split, directly or by others in between: all pixels are read, and
-            brightness in 8 x 9 cells makes a hash of 64 bits, of which so many may differ, 0 to 6; True is 4. Flat
-            images are compared pixel by pixel.
-        given : mapping of id to name, optional
-            Splits that exist already, instead; samples that it does not name, or names None for, are of none.
-        workers : int, optional
-            Threads to read pixels with; one a core without it.
-        client : distributed.Client, optional
-            A cluster to read them on; the active client without it, if there is one.
-        progress : callable, optional
-            Called with images read and in all.
-
-        Raises
-        ------
-        UsageError
-            When the shares do not add up to 100, options make no sense, alone or together, or there are no samples.
-        SampleNotFoundError
-            When ``given`` names an id of no sample of this collection.
-        ConflictError
-            When the store has changed since it was opened.
-        """
-        report = split_op.split(
-            self._snapshot,
-            {"train": train, "test": test, "validate": validate},
-            seed,
-            SplitOptions(by, block, buffer, stratify, duplicates),
-            positions=None if self._whole else self._positions,
-            given=given,
-            workers=workers,
-            client=client,
-            progress=progress,
-        )
-        return Collection(open_version(self._snapshot.objects, report.version), None if self._whole else self._chosen)
-
-    def assign(self, columns: Any = None, /, **named: Any) -> Collection:
-        """Commit a version with further columns of ``samples``, and open it: results, written back to their samples.
-
-        They are columns of :attr:`samples` then, names in ``select(where=)``, and coordinates of :meth:`to_xarray`:
-        after ``c.assign(ndvi=index.mean(("y", "x")))``, ``where="ndvi > 0.3"`` can be asked. A release has no place for
-        them: exports stay as they were.
-
-        Parameters
-        ----------
-        columns : mapping, DataFrame or Dataset, optional
-            Columns by name; a DataFrame has ids as its index, a Dataset the coordinate ``id``.
-        **named
-            The same by keyword. What a column is given as: a dictionary of values by id, a pandas Series with ids as
-            its index, a DataArray (sample) with the coordinate ``id``, as :meth:`to_xarray` has it; a list or array of
-            as many values as there are samples, in their order; one value for all samples; or None to remove it.
-
-            Values are truths, whole numbers, numbers, or texts of up to 4096 bytes. Samples of this collection for
-            which there is no value, or None, have none (null); NaN is a number. Samples that are not of this
-            collection keep the value that they have.
-
-        Raises
-        ------
-        UsageError
-            When a name is that of a column of the format, or cannot be written in SQL; when values are of other types,
-            not as many as the samples, or would make more than 64 columns.
-        SampleNotFoundError
-            When an id is not that of a sample of this collection.
-        ConflictError
-            When the store has changed since it was opened.
-        """
-        if columns is not None and not hasattr(columns, "items"):
-            hint = "give a mapping of names, a DataFrame, or names as keywords"
-            raise UsageError(f"columns are {type(columns).__name__}, which has no names", hint=hint)
-        given = {**({} if columns is None else dict(columns.items())), **named}
-        report = assign_op.assign(self._snapshot, self._positions, given)
-        snapshot = open_version(self._snapshot.objects, report.version)
-        return Collection(snapshot, None if self._whole else self._chosen)
-
     def export(
         self,
         dest: str | os.PathLike[str],
@@ -457,6 +335,37 @@ class Collection(Arrays):
             progress=progress,
             storage_options=storage_options,
         )
+
+    def diff(self, other: str | Collection) -> DiffReport:
+        """Tell what changed from this version to another one: samples, images, labels, columns, other members.
+
+        Samples are compared by id: first the digests of their files, then what is other of those that differ. No pixels
+        are read. Names of folders and the order of the release do not count.
+
+        Parameters
+        ----------
+        other : str or Collection
+            A version of this store, or any collection. Of a selection and a version's name, the samples of the
+            selection are looked up in that version; of two selections, their samples are compared.
+
+        Returns
+        -------
+        DiffReport
+            ``differs``; ``counts``; ids that were ``added`` and ``removed``; and a record for each image, label,
+            column, member and field that changed. ``to_dict()`` gives plain values. Memory grows with the differences.
+
+        Raises
+        ------
+        UsageError
+            When there is no such version.
+        StoreError
+            When an index is damaged.
+        """
+        whole = self._whole and (isinstance(other, str) or other._whole)  # noqa: SLF001 - one of the same class
+        mine = None if whole else self._positions
+        if isinstance(other, str):
+            return diff_op.diff(self._snapshot, open_version(self._snapshot.objects, other), mine)
+        return diff_op.diff(self._snapshot, other._snapshot, mine, None if whole else other._positions)  # noqa: SLF001
 
     @property
     def _positions(self) -> Any:

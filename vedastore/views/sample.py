@@ -9,6 +9,7 @@ import numpy as np
 
 from vedastore.errors import StoreError, escape
 from vedastore.io import geometry
+from vedastore.ops.rebuild import rebuild
 from vedastore.spec.arrays import DIMENSIONS
 from vedastore.spec.nodata import parse_nodata
 from vedastore.store.snapshot import read_json
@@ -72,6 +73,13 @@ class Sample:
     def pixels(self) -> np.ndarray[Any, Any]:
         """The pixels alone, (band, y, x) as NumPy; read anew each time, for loops that need nothing else."""
         return self._snapshot.chips(self._row["bucket"]).read(self._row["row"])
+
+    def read_files(self) -> tuple[bytes, bytes]:
+        """Return its image file and its label file, as an export has them."""
+        (image,) = rebuild(self._snapshot, self._snapshot.read_images([self.position]))
+        if image.problem is not None:
+            raise image.problem
+        return image.data, self._label if self._label is not None else self._snapshot.read_label(self.position)
 
     @cached_property
     def image(self) -> xr.DataArray:

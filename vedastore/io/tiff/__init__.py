@@ -3,6 +3,7 @@
 from vedastore.io.tiff.compare import differences
 from vedastore.io.tiff.file import COPY, VERBATIM, DecodedTiff, EnvelopeInfo, decode, describe, encode
 from vedastore.io.tiff.pages import count_pages
+from vedastore.io.tiff.write import dump_geotiff
 
 __all__ = [
     "COPY",
@@ -13,5 +14,6 @@ __all__ = [
     "decode",
     "describe",
     "differences",
+    "dump_geotiff",
     "encode",
 ]

@@ -1,0 +1,221 @@
+"""Edits as a user gives them: labels, images and metadata of many kinds become the files of a release."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+import numpy as np
+
+from vedastore.errors import UsageError
+from vedastore.io.tiff import dump_geotiff
+from vedastore.ops.changes import Edits, find
+from vedastore.ops.edit import edit
+from vedastore.spec.repairs import dump_exact, indent_of, parse_exact
+from vedastore.store.snapshot import open_version
+from vedastore.views.sample import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from vedastore.store.snapshot import Snapshot
+
+T = TypeVar("T")
+_KEPT: Final = ("classes", "nclasses", "bbox", "mlType")
+"""Keys of ``meta.json`` that follow from the samples."""
+
+
+class Edit(Generic[T]):
+    """Edits of a collection that are committed together when the block ends; see ``Collection.edit``.
+
+    Attributes
+    ----------
+    collection : Collection
+        The collection as it is; after the block as it has become.
+    """
+
+    def __init__(
+        self,
+        collection: T,
+        snapshot: Snapshot,
+        reopen: Callable[[Snapshot], T],
+        *,
+        author: str | None,
+        message: str | None,
+        version: str | None,
+        workers: int | None,
+    ) -> None:
+        self.collection = collection
+        self._snapshot, self._reopen = snapshot, reopen
+        self._author, self._message, self._version, self._workers = author, message, version, workers
+        self._labels: dict[str, bytes] = {}
+        self._removed: dict[str, None] = {}
+        self._added: dict[str, tuple[bytes, bytes]] = {}
+        self._splits: dict[str, str | None] = {}
+        self._meta: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Commit what was edited; nothing of it after an error."""
+        if error is None and (self._labels or self._removed or self._added or self._splits or self._meta):
+            meta = self._dump_meta() if self._meta else None
+            edits = Edits(
+                labels=self._labels,
+                removed=tuple(self._removed),
+                added=self._added,
+                splits=self._splits,
+                meta=meta,
+                name=self._meta.get("name"),
+                version=self._version,
+                author=self._author,
+                message=self._message,
+            )
+            report = edit(self._snapshot, edits, workers=self._workers)
+            self.collection = self._reopen(open_version(self._snapshot.objects, report.version))
+
+    def update_labels(self, labels: Mapping[str, Any]) -> None:
+        """Give samples other labels; see ``Collection.update_labels``."""
+        if not isinstance(labels, Mapping):
+            raise UsageError("labels come by id", hint="give a dictionary: {id: label}")
+        ids = list(labels)
+        positions = find(self._snapshot, [_parse_id(i) for i in ids]).tolist()
+        for sample_id, position in zip(ids, positions, strict=True):
+            old = self._labels.get(sample_id) or (self._snapshot.read_label(position) if position >= 0 else b"")
+            self._labels[sample_id] = _dump_label(labels[sample_id], old, self._field)
+
+    def remove(self, ids: Iterable[str] | str) -> None:
+        """Leave samples out; see ``Collection.remove``."""
+        self._removed |= dict.fromkeys(map(_parse_id, [ids] if isinstance(ids, str) else ids))
+
+    def add(self, samples: Any) -> None:
+        """Add samples; see ``Collection.add``."""
+        for sample_id, image, label in _iter_added(samples):
+            if sample_id in self._added:
+                raise UsageError(f"two samples with the id {sample_id!r} are added")
+            self._added[sample_id] = _dump_image(image), _dump_label(label, b"", self._field)
+
+    def set_split(self, splits: Mapping[str, Any]) -> None:
+        """Put samples into splits, by id; None takes one out of its split."""
+        for sample_id, name in splits.items():
+            if name is not None and (not isinstance(name, str) or not name):
+                raise UsageError(f"the split of {sample_id!r} is {name!r}", hint="a split is a text, or None")
+            self._splits[_parse_id(sample_id)] = name
+
+    def update_meta(self, values: Mapping[str, Any]) -> None:
+        """Give keys of ``meta.json`` other values, as JSON; all others stay.
+
+        Raises
+        ------
+        UsageError
+            For what follows from the samples (``classes``, ``nclasses``, ``bbox``, ``mlType``), and for the version,
+            which ``edit(version=)`` names.
+        """
+        for name, value in values.items():
+            if name in _KEPT or name == "version":
+                hint = "name it with edit(version=)" if name == "version" else "it follows from the samples"
+                raise UsageError(f"{name} cannot be set", hint=hint)
+            if name == "name" and (not isinstance(value, str) or not value):
+                raise UsageError(f"the name is {value!r}", hint="a name is a text")
+            self._meta[name] = _as_json(value)
+
+    @property
+    def _field(self) -> str:
+        return self._snapshot.version.label_options.label_field or "label"
+
+    def _dump_meta(self) -> bytes:
+        member = self._snapshot.read_member("meta")
+        document = parse_exact(b"{}" if member is None else member.data)
+        if not isinstance(document, dict):
+            raise UsageError("meta.json is no object, and so it has no keys", where=self._snapshot.objects.url)
+        return dump_exact(document | self._meta, indent_of(b"" if member is None else member.data))
+
+
+def _parse_id(sample_id: Any) -> str:
+    if not isinstance(sample_id, str):
+        raise UsageError(f"{sample_id!r} is no id", hint="the id of a sample is a text")
+    return sample_id
+
+
+def _iter_added(samples: Any) -> Any:
+    """Yield (id, image, label) of samples in one of the forms that `Collection.add` takes."""
+    if isinstance(samples, Mapping):
+        for sample_id, pair in samples.items():
+            if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004
+                raise UsageError(f"{sample_id!r} is given as {type(pair).__name__}", hint="give {id: (image, label)}")
+            yield _parse_id(sample_id), *pair
+    elif isinstance(samples, Iterable) and not isinstance(samples, str | bytes):
+        for sample in samples:
+            if not isinstance(sample, Sample):
+                raise UsageError(
+                    f"{sample!r:.80} is no sample", hint="give {id: (image, label)}, or samples of a store"
+                )
+            yield sample.id, sample, sample.read_files()[1]
+    else:
+        raise UsageError(f"{samples!r:.80} are no samples", hint="give {id: (image, label)}, or samples of a store")
+
+
+def _dump_image(image: Any) -> bytes:
+    """Return the bytes of an image file."""
+    import xarray as xr
+
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Sample):
+        return image.read_files()[0]
+    if isinstance(image, str | os.PathLike):
+        return _read_file(image)
+    if isinstance(image, np.ndarray):
+        image = xr.DataArray(image, dims=("band", "y", "x")) if image.ndim == 3 else image  # noqa: PLR2004
+    if not isinstance(image, xr.DataArray) or image.dims != ("band", "y", "x"):
+        hint = "give the bytes or the path of a TIFF, or an array (band, y, x)"
+        raise UsageError(f"an image is given as {type(image).__name__}", hint=hint)
+    import rioxarray  # noqa: F401 - registers .rio
+
+    crs, transform = image.rio.crs, image.rio.transform(recalc=True) if {"x", "y"} <= set(image.coords) else None
+    return dump_geotiff(image.to_numpy(), crs and crs.to_wkt(), transform, image.rio.nodata)
+
+
+def _dump_label(label: Any, old: bytes, name: str) -> bytes:
+    """Return the bytes of a label file: of a whole Feature, or of an old one with another label."""
+    if isinstance(label, bytes):
+        return label
+    if isinstance(label, os.PathLike):
+        return _read_file(label)
+    value = _as_json(label)
+    if isinstance(value, dict) and value.get("type") == "Feature":
+        return dump_exact(value)
+    document = parse_exact(old or b'{"type": "Feature", "geometry": null, "properties": {}}')
+    key = "Properties" if "Properties" in document and "properties" not in document else "properties"
+    document[key] = (document.get(key) or {}) | {name: value}
+    return dump_exact(document, indent_of(old))
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as JSON has it: NumPy's numbers and arrays as plain ones, shapes as their GeoJSON."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False, default=_plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{value!r:.80} cannot be written as JSON: {error}", hint="give plain values") from None
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__geo_interface__"):
+        return value.__geo_interface__
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def _read_file(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", where=os.fspath(path)) from error
