@@ -262,10 +262,10 @@ def test_durable_before_visible(tmp_path):
     """Every file is synced, and every directory, before the root is renamed into place; the root's directory after."""
     source = make_release(2).tar_gz(tmp_path / "r.tar.gz")
     script = f"""
-import os, sys, pathlib
+import os, re, sys, pathlib
 events = []
 def name(descriptor):
-    return os.readlink(f"/proc/self/fd/{{descriptor}}")
+    return re.sub(r"/[.]([^/]+)[.][0-9a-f]{{32}}$", r"/\\1", os.readlink(f"/proc/self/fd/{{descriptor}}"))
 fsync, replace = os.fsync, pathlib.Path.replace
 os.fsync = lambda d: (events.append(("sync", name(d))), fsync(d))[1]
 pathlib.Path.replace = lambda s, t: (events.append(("rename", str(t))), replace(s, t))[1]
@@ -300,7 +300,7 @@ def test_an_overwrite_follows_no_link_out_of_the_store(tmp_path):
     link = tmp_path / "r.zarr" / "chips" / "zarr.json"
     link.unlink()
     link.symlink_to(mine)
-    with pytest.raises(StoreError, match="symbolic link"):
-        vs.convert(source, tmp_path / "r.zarr", mode="overwrite")
+    vs.convert(source, tmp_path / "r.zarr", mode="overwrite")
     assert mine.read_text() == "keep me"
+    assert not link.is_symlink()
     assert vs.open(tmp_path / "r.zarr")[0].id == "0"

@@ -18,6 +18,7 @@ from vedastore.errors import (
     PairError,
     ReleaseError,
     SampleNotFoundError,
+    ClusterError,
     StoreError,
     UnknownOutcomeError,
     UsageError,
@@ -36,6 +37,7 @@ EXIT_CODES = {
     PairError: 3,
     ConflictError: 4,
     StoreError: 5,
+    ClusterError: 5,
     UnknownOutcomeError: 6,
 }
 

@@ -47,7 +47,7 @@ class ReleaseReader:
 
     After the pass ``sha256`` and ``size_bytes`` are those of the archive; None for a directory. ``container`` is
     ``"gzip"``, ``"tar"`` or ``"directory"``, which on S3 is all that is under a prefix. What is on S3 is read as it
-    comes, and never copied to a disk.
+    comes, and never copied to a disk. ``alone``: no process is started beside this one to decompress a large archive.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class ReleaseReader:
         progress: Callable[[int, int | None], None] | None = None,
         limits: Limits = DEFAULT_LIMITS,
         storage_options: Mapping[str, Any] | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self.place = parse_place(source, storage_options)
         self.url = str(self.place)
@@ -63,7 +65,7 @@ class ReleaseReader:
         self.sha256: str | None = None
         self.container = "directory"
         self.size_bytes: int | None = None
-        self._limits = limits
+        self._limits, self._alone = limits, alone
         self._report = progress or (lambda _done, _total: None)
 
     def iter_members(self) -> Generator[Member]:
@@ -134,7 +136,7 @@ class ReleaseReader:
         def report(done: int) -> None:
             self._report(done, total)
 
-        if kind == "gzip" and is_worth(total):
+        if kind == "gzip" and not self._alone and is_worth(total):
             with InflatedFile(file, self.where, self._limits, report) as stream:
                 yield from archive.iter_members(stream.read, self.where, self._limits)
                 self.sha256 = stream.sha256

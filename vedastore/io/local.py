@@ -31,6 +31,9 @@ class LocalObjects:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path.absolute(),)  # another process has another working directory
+
     @property
     def url(self) -> str:
         """The directory's path."""
@@ -91,16 +94,20 @@ class LocalObjects:
             raise
 
     def write(self, key: str, parts: Iterable[bytes]) -> int:
-        """Write a whole object: a file and its directory, both synced."""
+        """Write a whole object, a file and its directory, both synced; it has its name once it is whole."""
         path = self.path / key
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with self._translated(key):
             self._make_directory(path.parent)
-            # NOFOLLOW: a link in a stranger's store must not turn an overwrite on another file.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                size = sum(file.write(part) for part in parts)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with draft.open("xb") as file:
+                    size = sum(file.write(part) for part in parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(draft, path)  # noqa: PTH105 - a link of that name is replaced, and not followed
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
             _sync_directory(path.parent)
         return size
 

@@ -12,11 +12,12 @@ from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
+from vedastore.ops.cluster import open_crew
 from vedastore.ops.decisions import Refusals, decide
 from vedastore.ops.index import write_index
 from vedastore.ops.intake import Intake
 from vedastore.ops.roll import Roll, read_batch
-from vedastore.ops.workers import batched_bytes, is_local, map_ordered, open_executor
+from vedastore.ops.workers import batched_bytes, in_task, map_ordered
 from vedastore.spec import arrays, keys
 from vedastore.spec.places import parse_place
 from vedastore.spec.root import Bucket, Root, Version, dump_json
@@ -67,20 +68,22 @@ def convert(
 
     ``progress`` is called with the bytes of the archive that were read, and its size.
     """
-    reader = ReleaseReader(source, progress, options.limits, storage_options)
+    alone = workers is None and client is None and in_task()
+    reader = ReleaseReader(source, progress, options.limits, storage_options, alone=alone)
     _refuse_nesting(reader.place, parse_place(store))
     write = Write(open_objects(store, storage_options), overwrite=options.mode == "overwrite")
     with write, scratch_errors(), Ledger() as ledger:
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
         with (
-            open_executor(workers, client) as executor,
-            closing(reader.iter_files() if is_local(executor) else reader.iter_members()) as found,
-            Intake(write, roll) as intake,
+            open_crew(workers, client) as crew,
+            closing(reader.iter_files() if crew.local else reader.iter_members()) as found,
+            Intake(write, roll, crew) as intake,
         ):
             members = ((member, member.size_bytes + MEMBER_BYTES) for member in found)
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
-            for outcomes in map_ordered(executor, partial(read_batch, options=options, where=reader.where), batches):
+            read = partial(read_batch, options=options, where=reader.where)
+            for outcomes in map_ordered(crew, read, batches, crew.in_flight_bytes):
                 for outcome in outcomes:
                     intake.take(outcome)
             buckets = intake.finish()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from importlib import import_module
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from vedastore.ops.roll import Encoded, Outcome
 from vedastore.spec import keys
@@ -13,30 +11,24 @@ from vedastore.spec.root import Bucket
 from vedastore.store.shards import ShardDraft, Spill
 
 if TYPE_CHECKING:
+    from vedastore.ops.crew import Crew
     from vedastore.ops.roll import Roll
+    from vedastore.ops.workers import Promise
     from vedastore.spec.arrays import ChipSpec
     from vedastore.store.commit import Write
-
-DRAFTS_BYTES: Final = 128 * 2**20
-"""Encoded chips of shards under way that stay in memory; above it the largest shard goes to a temporary file."""
-WRITES_PENDING: Final = 1
-_LATER: Final = ("pyarrow.parquet", "shapely", "pyproj")
 
 
 class Intake:
     """Puts what was read where it belongs: chips into shards, everything else into the ledger."""
 
-    def __init__(self, write: Write, roll: Roll) -> None:
-        self._write, self._roll = write, roll
+    def __init__(self, write: Write, roll: Roll, crew: Crew) -> None:
+        self._write, self._roll, self._crew = write, roll, crew
         self._buckets: dict[ChipSpec, tuple[str, int]] = {}
         self._drafts: dict[ChipSpec, ShardDraft] = {}
         self._bytes: dict[ChipSpec, int] = {}
         self._held_bytes = 0
         self._spill = Spill()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="vedastore-write")
-        for library in _LATER:  # what the end of a conversion needs is loaded while the release is read
-            self._writer.submit(import_module, library)
-        self._writes: deque[tuple[ChipSpec, Future[int]]] = deque()
+        self._writes: deque[tuple[ChipSpec, Promise[int]]] = deque()
 
     def take(self, outcome: Outcome) -> None:
         """Place one outcome."""
@@ -56,7 +48,7 @@ class Intake:
         self._held_bytes += draft.memory_bytes
         if draft.full:
             self._write_shard(image.spec)
-        elif self._held_bytes > DRAFTS_BYTES:
+        elif self._held_bytes > self._crew.drafts_bytes:
             largest = max(self._drafts.values(), key=lambda d: d.memory_bytes)
             self._held_bytes -= largest.memory_bytes
             largest.spill()
@@ -66,9 +58,9 @@ class Intake:
         key = keys.shard(name, (rows - 1) // spec.samples_per_shard)
         draft = self._drafts.pop(spec)
         self._held_bytes -= draft.memory_bytes
-        while len(self._writes) >= WRITES_PENDING:
+        while len(self._writes) >= self._crew.writes_pending:
             self._await_write()
-        self._writes.append((spec, self._writer.submit(self._write.put, key, draft.parts())))
+        self._writes.append((spec, self._crew.put(self._write, key, draft)))
 
     def _await_write(self) -> None:
         spec, future = self._writes.popleft()
@@ -79,7 +71,7 @@ class Intake:
 
     def __exit__(self, *_: object) -> None:
         """Wait until no write is under way, whatever happened."""
-        self._writer.shutdown(cancel_futures=True)
+        self._crew.settle()
         self._spill.close()
 
     def finish(self) -> dict[str, Bucket]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vedastore.ops.options import ConvertOptions
     from vedastore.spec.release import MemberRole
     from vedastore.store.ledger import Ledger
+    from vedastore.store.shards import Chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Encoded:
 
     half: ImageHalf
     spec: ChipSpec
-    chunks: tuple[bytes, ...]
+    chunks: Chunks
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,18 +17,18 @@ LISTS: Final = ("skipped",)
 """Tables that a version has only where the root document cannot hold what they say."""
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
-_DRAFT = r"\.[0-9a-f]{32}"
+_DRAFT = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]{32}$")
+"""What a file is named until it is whole."""
 _OURS = re.compile(
     "|".join(
         (
             re.escape(ROOT),
-            rf"\.{re.escape(ROOT)}{_DRAFT}",
             re.escape(INCOMPLETE),
             r"\.vedastore-probe-[0-9a-f]{32}",
             rf"{CHIPS}/zarr\.json",
             rf"{CHIPS}/{_BUCKET.pattern}/(zarr\.json|{ARRAY}/(zarr\.json|c/[0-9]+/0/0/0))",
             rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS))})\.parquet",
-            rf"{INDEX}/[0-9a-f]{{32}}/(stats[^/]*\.json|\.stats[^/]*\.json{_DRAFT})",
+            rf"{INDEX}/[0-9a-f]{{32}}/stats[^/]*\.json",
         )
     )
 )
@@ -81,7 +81,7 @@ def is_ours(key: str) -> bool:
     >>> is_ours("chips/uint8-3x256x256~5c0ffee1/image/c/7/0/0/0"), is_ours("notes.txt")
     (True, False)
     """
-    return _OURS.fullmatch(key) is not None
+    return _OURS.fullmatch(_DRAFT.sub(r"\1\2", key)) is not None
 
 
 def chips_metadata() -> str:

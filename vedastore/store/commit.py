@@ -79,10 +79,19 @@ class Write:
         alone = self._base is None and self.objects.exclusive
         return keys.bucket(spec.dtype, *spec.shape, write_id="" if alone else self.write_id)
 
-    def put(self, key: str, parts: Iterable[bytes]) -> int:
-        """Write one object, durable on return; give its bytes. May be called from any thread."""
+    @property
+    def witness(self) -> str:
+        """Key of an object that is there while this write is under way: who does not see it sees another place."""
+        return keys.INCOMPLETE if self._base is None else keys.ROOT
+
+    def note(self, key: str) -> None:
+        """Note that an object is being written, by whomever: what is of this write is removed if it fails."""
         if keys.is_of_write(key, self.write_id):
             self._written.append(key)
+
+    def put(self, key: str, parts: Iterable[bytes]) -> int:
+        """Write one object, durable on return; give its bytes. May be called from any thread."""
+        self.note(key)
         return self.objects.write(key, parts)
 
     def commit(self, version: Version) -> Root:
