@@ -67,7 +67,8 @@ class Cluster(Crew):
 
     def submit(self, read: Callable[[Any], Any], batch: Any, /) -> Promise[Any]:
         """Have a batch read; the chunks of its images are `Away`."""
-        return _Reading(self._client, read, batch)
+        with _translated():
+            return _Reading(self._client, read, batch)
 
     def put(self, write: Write, key: str, draft: ShardDraft) -> Promise[int]:
         """Have a shard written by one worker, which gets its chunks from those that have them."""
@@ -77,9 +78,9 @@ class Cluster(Crew):
         chips = [(numbers.setdefault(chip.holder, len(numbers)), chip.position) for chip in draft.away]
         batches = [holder.outcomes for holder in numbers]
         write.note(key)
-        put = self._client.submit(
-            _write_shard, batches, chips, draft.index(), (write.objects, key, write.witness), pure=False
-        )
+        target = write.objects, key, write.witness
+        with _translated():
+            put = self._client.submit(_write_shard, batches, chips, draft.index(), target, pure=False)
         self._puts = [*(earlier for earlier in self._puts if not earlier.done()), put]
         return _Putting(put, write.objects, key)
 
@@ -178,8 +179,9 @@ def _translated() -> Iterator[None]:
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
+    from distributed.client import ClosedClientError
 
     try:
         yield
-    except (KilledWorker, CancelledError, OSError) as error:
+    except (KilledWorker, ClosedClientError, CancelledError, OSError) as error:
         raise ClusterError(f"the cluster did not do its work: {error}") from error
