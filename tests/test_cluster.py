@@ -118,7 +118,7 @@ def test_a_shard_that_is_not_there_is_refused(tmp_path, client, monkeypatch):
 def test_a_refused_release_leaves_nothing(tmp_path, client):
     release = make_release(12)
     release.members[f"{release.top}/images/11.tif"] = b"no image"
-    with pytest.raises(vs.errors.ImageError, match="11.tif"):
+    with pytest.raises(vs.errors.ImageError, match="images"):
         vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr", client=client)
     assert not (tmp_path / "r.zarr").exists()
 

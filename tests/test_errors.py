@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vedastore import errors
 from vedastore.errors import (
     ArchiveError,
+    ClusterError,
     ConflictError,
     ImageError,
     LabelError,
@@ -18,7 +19,6 @@ from vedastore.errors import (
     PairError,
     ReleaseError,
     SampleNotFoundError,
-    ClusterError,
     StoreError,
     UnknownOutcomeError,
     UsageError,

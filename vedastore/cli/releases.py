@@ -56,6 +56,7 @@ def convert(options: argparse.Namespace) -> int:
             "fidelity": version.fidelity,
             "content": version.content,
             "read": report.read,
+            "resumed": report.resumed,
             "skipped": version.skipped,
             "skipped_samples": report.skipped,
             "kept_members": report.kept_members,
@@ -63,6 +64,7 @@ def convert(options: argparse.Namespace) -> int:
         },
         f"{report.store}: version {version.version}, {plural(version.samples, 'sample')}, "
         f"{plural(version.features, 'feature')}, {size_text(version.bytes)}",
+        *([f"took over {plural(report.resumed, 'sample')} of an interrupted conversion"] if report.resumed else []),
         *(f"skipped {s['id']}: {s['reason']}" for s in version.skipped),
         *([f"skipped {report.skipped} samples in all"] if report.skipped > len(version.skipped) else []),
         *(to_line(f) for f in findings if f["severity"] != "note"),

@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.errors import ClusterError, ConflictError, StoreError, UnknownOutcomeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
+_MARKER_BYTES = 2**16
 _HINT = "check the path, its permissions, and the space that is left"
 
 
@@ -174,9 +175,13 @@ class LocalObjects:
                         status = path.lstat()
                         yield path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime
 
+    def copy(self, source: str, key: str) -> None:
+        """Make a file of another one."""
+        self.write(key, [self.read(source)])
+
     @contextmanager
-    def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
-        """Own a place that has no store yet, until the block ends; clear what an interrupted owner left.
+    def claim(self, marker: str, ours: Collection[str], renew: Callable[[bytes], tuple[bytes, bool]]) -> Iterator[None]:
+        """Own a place that has no store yet, until the block ends; clear what an interrupted owner left, or keep it.
 
         The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that
         may be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
@@ -192,10 +197,14 @@ class LocalObjects:
             with self._translated(""):
                 self._lock(descriptor, wait=False)
                 self._check_claim(descriptor, marker, ours)
-                self._clear([*ours, *self._drafts()])
+                told, keeps = renew(os.pread(descriptor, _MARKER_BYTES, 0))
+                self._clear([*self._drafts(), *(self._drafts_below(ours) if keeps else ours)])
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, told, 0)
+                os.fsync(descriptor)
             try:
                 yield
-            except UnknownOutcomeError:
+            except (UnknownOutcomeError, ClusterError):
                 raise
             except BaseException:
                 with suppress(OSError):  # what remains is cleared by the next owner; the error that counts is another
@@ -211,6 +220,12 @@ class LocalObjects:
     def _drafts(self) -> set[str]:
         """Names of root documents whose swap was cut short."""
         return {entry.name for entry in self.path.iterdir() if _DRAFT.fullmatch(entry.name)}
+
+    def _drafts_below(self, names: Collection[str]) -> Iterator[str]:
+        """Yield the files of some directories that were being written."""
+        for name in names:
+            for folder, _, files in os.walk(self.path / name):
+                yield from (f"{folder}/{file}" for file in files if _DRAFT.fullmatch(file))
 
     def _foreign(self, marker: str, ours: Collection[str]) -> set[str]:
         return {entry.name for entry in self.path.iterdir()} - {marker, *ours, *self._drafts()}

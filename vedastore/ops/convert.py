@@ -16,6 +16,7 @@ from vedastore.ops.cluster import open_crew
 from vedastore.ops.decisions import Refusals, decide
 from vedastore.ops.index import write_index
 from vedastore.ops.intake import Intake
+from vedastore.ops.resume import fingerprint, with_known
 from vedastore.ops.roll import Roll, read_batch
 from vedastore.ops.workers import batched_bytes, in_task, map_ordered
 from vedastore.spec import arrays, keys
@@ -43,7 +44,7 @@ class ConvertReport:
 
     The store's place, the version that it committed and the root document that names it, the members that are no
     pair's; how many ids the release has, and how many of them were left out (the version names the first thousand
-    itself).
+    itself); how many images were taken over from a conversion that was interrupted.
     """
 
     store: str
@@ -52,6 +53,7 @@ class ConvertReport:
     kept_members: tuple[str, ...]
     read: int
     skipped: int
+    resumed: int
 
 
 def convert(
@@ -71,8 +73,10 @@ def convert(
     alone = workers is None and client is None and in_task()
     reader = ReleaseReader(source, progress, options.limits, storage_options, alone=alone)
     _refuse_nesting(reader.place, parse_place(store))
-    write = Write(open_objects(store, storage_options), overwrite=options.mode == "overwrite")
-    with write, scratch_errors(), Ledger() as ledger:
+    overwrite = options.mode == "overwrite"
+    same = fingerprint(reader, options)
+    write = Write(open_objects(store, storage_options), overwrite=overwrite, fingerprint=same)
+    with write, scratch_errors(), Ledger() as ledger, write.open_journal() as journal:
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
         with (
@@ -80,7 +84,7 @@ def convert(
             closing(reader.iter_files() if crew.local else reader.iter_members()) as found,
             Intake(write, roll, crew) as intake,
         ):
-            members = ((member, member.size_bytes + MEMBER_BYTES) for member in found)
+            members = ((member, member.size_bytes + MEMBER_BYTES) for member in with_known(found, journal))
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
             read = partial(read_batch, options=options, where=reader.where)
             for outcomes in map_ordered(crew, read, batches, crew.in_flight_bytes):
@@ -93,7 +97,7 @@ def convert(
         root = write.commit(version)
         kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
         skipped = ledger.count_rejected()
-    return ConvertReport(write.objects.url, version, root, kept, decisions.read, skipped)
+    return ConvertReport(write.objects.url, version, root, kept, decisions.read, skipped, intake.resumed)
 
 
 def _refuse_nesting(source: Place, store: Place) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from vedastore.ops.roll import Encoded, Outcome
 from vedastore.spec import keys
 from vedastore.spec.root import Bucket
+from vedastore.store.journal import dump_shard
 from vedastore.store.shards import ShardDraft, Spill
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class Intake:
         self._bytes: dict[ChipSpec, int] = {}
         self._held_bytes = 0
         self._spill = Spill()
-        self._writes: deque[tuple[ChipSpec, Promise[int]]] = deque()
+        self._writes: deque[tuple[ShardDraft, str, Promise[int]]] = deque()
+        self.resumed = 0
 
     def take(self, outcome: Outcome) -> None:
         """Place one outcome."""
@@ -44,8 +46,11 @@ class Intake:
         self._buckets[image.spec] = name, rows + 1
         draft = self._drafts.get(image.spec) or self._drafts.setdefault(image.spec, ShardDraft(image.spec, self._spill))
         self._held_bytes -= draft.memory_bytes
-        draft.append(image.chunks)
+        draft.append(image.chunks, image.half.id, image.origin)
         self._held_bytes += draft.memory_bytes
+        self.resumed += image.origin is not None
+        while self._writes and self._writes[0][-1].done():
+            self._await_write()
         if draft.full:
             self._write_shard(image.spec)
         elif self._held_bytes > self._crew.drafts_bytes:
@@ -60,11 +65,21 @@ class Intake:
         self._held_bytes -= draft.memory_bytes
         while len(self._writes) >= self._crew.writes_pending:
             self._await_write()
-        self._writes.append((spec, self._crew.put(self._write, key, draft)))
+        kept = self._write.keeps(key, draft)
+        if kept is None:
+            self._writes.append((draft, key, self._crew.put(self._write, key, draft)))
+        else:
+            self._note(draft, key, kept)
 
     def _await_write(self) -> None:
-        spec, future = self._writes.popleft()
-        self._bytes[spec] = self._bytes.get(spec, 0) + future.result()
+        draft, key, promise = self._writes.popleft()
+        self._note(draft, key, promise.result())
+
+    def _note(self, draft: ShardDraft, key: str, size: int) -> None:
+        """Note down a shard that is written, unless an interrupted conversion has done so."""
+        self._bytes[draft.spec] = self._bytes.get(draft.spec, 0) + size
+        if self._write.first and draft.origin != key:
+            self._write.log(dump_shard(key, draft, self._roll.read_images(draft.ids)))
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,7 @@ _OURS = re.compile(
             rf"{CHIPS}/zarr\.json",
             rf"{CHIPS}/{_BUCKET.pattern}/(zarr\.json|{ARRAY}/(zarr\.json|c/[0-9]+/0/0/0))",
             rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS))})\.parquet",
-            rf"{INDEX}/[0-9a-f]{{32}}/stats[^/]*\.json",
+            rf"{INDEX}/[0-9a-f]{{32}}/(stats[^/]*|shard-[0-9]+)\.json",
         )
     )
 )
@@ -141,3 +141,12 @@ def samples_beside(key: str) -> str | None:
 def table(write_id: str, name: str) -> str:
     """Key of an index table of one write."""
     return f"{INDEX}/{write_id}/{name}.parquet"
+
+
+def journal(write_id: str, number: int) -> str:
+    """Key of what a first conversion notes down of a shard, while it is under way.
+
+    >>> journal("5c0ffee1", 7)
+    'index/5c0ffee1/shard-7.json'
+    """
+    return f"{INDEX}/{write_id}/shard-{number}.json"

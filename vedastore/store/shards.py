@@ -139,14 +139,18 @@ class ShardDraft:
         self.spec = spec
         self.samples = 0
         self.memory_bytes = 0
+        self.ids: list[str] = []
         self._chips: list[Chunks] = []
+        self._origins: set[str | None] = set()
         self._spill = spill
         self._spilled: list[tuple[int, int]] = []
         self._offset = 0
         self._entries: list[tuple[int, int]] = []
 
-    def append(self, chunks: Chunks) -> None:
-        """Add one chip."""
+    def append(self, chunks: Chunks, sample_id: str = "", origin: tuple[str, int] | None = None) -> None:
+        """Add one chip, the image of a sample; ``origin`` is a shard, and where these very chunks begin in it."""
+        self.ids.append(sample_id)
+        self._origins.add(origin[0] if origin and origin[1] == self._offset else None)
         if isinstance(chunks, Away):
             last = self._chips[-1] if self._chips else None
             lengths = chunks.lengths
@@ -165,6 +169,22 @@ class ShardDraft:
     def full(self) -> bool:
         """Whether the shard has all its chips."""
         return self.samples == self.spec.samples_per_shard
+
+    @property
+    def origin(self) -> str | None:
+        """The shard that has exactly these chunks, in this order, from its beginning; None where there is none."""
+        return next(iter(self._origins)) if len(self._origins) == 1 else None
+
+    @property
+    def chunks_bytes(self) -> int:
+        """Bytes of all chunks, and so the place of the index."""
+        return self._offset
+
+    def places(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield for each chip where it begins, and the lengths of its chunks."""
+        step = self.spec.chunks_per_sample
+        for at in range(0, len(self._entries), step):
+            yield self._entries[at][0], [length for _, length in self._entries[at : at + step]]
 
     @property
     def away(self) -> list[Away] | None:
