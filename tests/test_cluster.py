@@ -13,6 +13,8 @@ from tests.builders import assert_store_ok, geotiff, make_release, pixels_of
 from vedastore.errors import ClusterError, StoreError
 from vedastore.io.objects import LocalObjects
 from vedastore.ops.cluster import Cluster, _write_shard
+from vedastore.ops.convert import convert
+from vedastore.ops.options import ConvertOptions
 from vedastore.spec import arrays, keys
 from vedastore.store.commit import Write
 
@@ -156,12 +158,24 @@ def test_a_killed_worker_costs_time_only(tmp_path, at):
     assert objects_of(tmp_path / "there.zarr") == objects_of(tmp_path / "here.zarr")
 
 
-def test_a_lost_cluster_is_told(tmp_path):
-    release = make_release(40)
-    source = release.tar_gz(tmp_path / "r.tar.gz")
+@pytest.mark.usefixtures("small_shards", "one_write_id")
+def test_a_lost_cluster_is_told_and_gone_on_without(tmp_path, client):
+    """What the workers wrote stays; the same conversion goes on with it, here or on another cluster."""
+    source = make_release(40).tar(tmp_path / "r.tar")
+    vs.convert(source, tmp_path / "here.zarr")
+
+    def close(done, total):
+        if done > 0.8 * total:
+            cluster.close()
+
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster:
-        client = distributed.Client(cluster)
+        lost = distributed.Client(cluster)
         with pytest.raises(ClusterError, match="the cluster did not"):
-            vs.convert(source, tmp_path / "r.zarr", client=client, progress=lambda *_: cluster.close())
+            vs.convert(source, tmp_path / "r.zarr", client=lost, progress=close)
+    with pytest.raises(StoreError, match="has not finished"):
+        vs.open(tmp_path / "r.zarr")
+    report = convert(source, tmp_path / "r.zarr", ConvertOptions(), client=client)
+    assert 4 <= report.resumed < 40
+    assert objects_of(tmp_path / "r.zarr") == objects_of(tmp_path / "here.zarr")

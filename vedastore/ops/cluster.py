@@ -96,8 +96,9 @@ class _Reading:
         return bool(self._found.done())
 
     def cancel(self) -> bool:
-        self._found.cancel()
-        self._held.outcomes.cancel()
+        with suppress(ClusterError), _translated():  # nothing is left to cancel
+            self._found.cancel()
+            self._held.outcomes.cancel()
         return True
 
     def result(self) -> list[Outcome]:
@@ -119,7 +120,7 @@ class _Putting:
         return bool(self._put.done())
 
     def cancel(self) -> bool:
-        return bool(self._put.cancel())
+        return False  # whoever leaves waits for it
 
     def result(self) -> int:
         with _translated():

@@ -108,7 +108,7 @@ def convert(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Collection:
-    """Convert a release to a store, and open it.
+    """Convert a release to a store, and open it; where the same conversion was killed, go on with what it stored.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def convert(
     workers : int, optional
         Threads; one a core without it.
     client : distributed.Client, optional
-        A cluster to run on; the active client without it, if there is one.
+        A cluster to run on; the active client without it, if there is one. In a Dask task, the task alone does the work.
     progress : callable, optional
         Called with the bytes of the archive that were read, and its size.
     storage_options : mapping, optional
