@@ -133,7 +133,7 @@ def convert(
     workers : int, optional
         Threads; one a core without it.
     client : distributed.Client, optional
-        A cluster to run on; the active client without it, if there is one. In a Dask task, the task alone does the work.
+        A cluster to run on; the active client without it, if there is one. A Dask task does the work by itself.
     progress : callable, optional
         Called with the bytes of the archive that were read, and its size.
     storage_options : mapping, optional
