@@ -24,6 +24,10 @@ from vedastore.exchange.release import ReleaseReader
 from vedastore.io import remote
 from vedastore.io.s3 import PROBE, S3
 from vedastore.io.upload import PART_BYTES, Upload
+from vedastore.ops.convert import convert
+from vedastore.ops.options import ConvertOptions
+from vedastore.spec import arrays
+from vedastore.spec.keys import parse_shard
 
 RELEASE = make_release(12)
 
@@ -519,6 +523,33 @@ def test_a_killed_writer_is_in_nobodys_way(tmp_path, s3, archive, last):
         vs.open(url("r.zarr"))
     assert vs.convert(archive, url("r.zarr")).verify(against=archive).ok
     assert not any("incomplete" in key for key in keys())
+
+
+def test_a_killed_conversion_goes_on(tmp_path, s3, archive, monkeypatch):
+    """What it has noted down is proved and copied by S3, to keys of the new writer: the old one may be alive."""
+    arrays._spec_of.cache_clear()
+    monkeypatch.setattr(arrays, "SHARD_TARGET_BYTES", 4 * 3 * 32 * 40)
+
+    def kill(_number, request):
+        if request.method == "PUT" and request.key.endswith("image/c/2/0/0/0"):
+            os.kill(child, signal.SIGKILL)
+            return "drop"
+        return None
+
+    s3.fault = kill
+    child = in_child(lambda: len(vs.convert(archive, url("r.zarr"))))
+    assert status_of(child) == -signal.SIGKILL
+    before = {key for key in keys() if parse_shard(key.removeprefix("r.zarr/"))}
+    s3.clear()
+    report = convert(archive, url("r.zarr"), ConvertOptions())
+    arrays._spec_of.cache_clear()
+    assert (report.resumed, len(before)) == (8, 2)
+    puts = [r for r in s3.requests if r.method == "PUT" and parse_shard(r.key.removeprefix("r.zarr/"))]
+    assert sorted("x-amz-copy-source" in {name.lower() for name in r.headers} for r in puts) == [False, True, True]
+    assert not before & {r.key for r in puts}
+    assert before < {*keys()}
+    assert not any("incomplete" in key or f"{report.root.write_id}/shard-" in key for key in keys())
+    assert vs.open(url("r.zarr")).verify(against=archive).ok
 
 
 def test_of_many_writers_one_wins_whole(tmp_path, s3, archive):

@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.errors import ClusterError, ConflictError, StoreError, UnknownOutcomeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
+_MARKER_BYTES = 2**16
 _HINT = "check the path, its permissions, and the space that is left"
 
 
@@ -94,25 +95,24 @@ class LocalObjects:
             raise
 
     def write(self, key: str, parts: Iterable[bytes]) -> int:
-        """Write a whole object: a file and its directory, both synced.
+        """Write a whole object, a file and its directory, both synced; it has its name once it is whole.
 
         One that is there is replaced, never written over: versions share some, and an interrupted write spoils none. So
         is a link, which is not followed.
         """
         path = self.path / key
+        draft = _draft_of(path)
         with self._translated(key):
             self._make_directory(path.parent)
-            place = _draft_of(path) if os.path.lexists(path) else path
             try:
-                with place.open("xb") as file:
+                with draft.open("xb") as file:
                     size = sum(file.write(part) for part in parts)
                     file.flush()
                     os.fsync(file.fileno())
-                if place != path:
-                    place.replace(path)
-            finally:
-                if place != path:
-                    place.unlink(missing_ok=True)
+                os.replace(draft, path)  # noqa: PTH105 - a link of that name is replaced, and not followed
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
             _sync_directory(path.parent)
         return size
 
@@ -165,9 +165,13 @@ class LocalObjects:
                         status = path.lstat()
                         yield path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime
 
+    def copy(self, source: str, key: str) -> None:
+        """Make a file of another one."""
+        self.write(key, [self.read(source)])
+
     @contextmanager
-    def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
-        """Own a place that has no store yet, until the block ends; clear what an interrupted owner left.
+    def claim(self, marker: str, ours: Collection[str], renew: Callable[[bytes], tuple[bytes, bool]]) -> Iterator[None]:
+        """Own a place that has no store yet, until the block ends; clear what an interrupted owner left, or keep it.
 
         The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that
         may be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
@@ -181,9 +185,13 @@ class LocalObjects:
                     self._check_claim(descriptor, marker, ours)
                 try:
                     with self._translated(""):
-                        self._clear([*ours, *self._drafts()])
+                        told, keeps = renew(os.pread(descriptor, _MARKER_BYTES, 0))
+                        self._clear([*self._drafts(), *(self._drafts_below(ours) if keeps else ours)])
+                        os.ftruncate(descriptor, 0)
+                        os.pwrite(descriptor, told, 0)
+                        os.fsync(descriptor)
                     yield
-                except UnknownOutcomeError:
+                except (UnknownOutcomeError, ClusterError):
                     raise
                 except BaseException:
                     with suppress(OSError):  # the next owner clears what remains; the error that counts is another
@@ -212,6 +220,12 @@ class LocalObjects:
     def _drafts(self) -> set[str]:
         """Names of root documents whose swap was cut short."""
         return {entry.name for entry in self.path.iterdir() if _DRAFT.fullmatch(entry.name)}
+
+    def _drafts_below(self, names: Collection[str]) -> Iterator[str]:
+        """Yield the files of some directories that were being written."""
+        for name in names:
+            for folder, _, files in os.walk(self.path / name):
+                yield from (f"{folder}/{file}" for file in files if _DRAFT.fullmatch(file))
 
     def _foreign(self, marker: str, ours: Collection[str]) -> set[str]:
         return {entry.name for entry in self.path.iterdir()} - {marker, *ours, *self._drafts()}

@@ -19,7 +19,8 @@ PARTS: Final = {"samples": "part-samples", "features": "part-features", "removed
 """Names of the tables of a part of a version; not every part has the last."""
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
-_DRAFT = re.compile(r"\.([^/]+)\.[0-9a-f]{32}$")
+_DRAFT = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]{32}$")
+"""What a file is named until it is whole."""
 _OURS = re.compile(
     "|".join(
         (
@@ -29,7 +30,7 @@ _OURS = re.compile(
             rf"{CHIPS}/({_BUCKET.pattern}/({ARRAY}/)?)?zarr\.json",
             rf"{CHIPS}/{_BUCKET.pattern}/{ARRAY}/c/[0-9]+/0/0/0",
             rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PARTS.values()))})\.parquet",
-            rf"{INDEX}/[0-9a-f]{{32}}/(root|stats[^/]*)\.json",
+            rf"{INDEX}/[0-9a-f]{{32}}/(root|stats[^/]*|shard-[0-9]+)\.json",
         )
     )
 )
@@ -85,7 +86,7 @@ def is_ours(key: str) -> bool:
     >>> is_ours("chips/.zarr.json." + "5c0ffee1" * 4)  # the draft of one
     True
     """
-    return _OURS.fullmatch(_DRAFT.sub(r"\1", key)) is not None
+    return _OURS.fullmatch(_DRAFT.sub(r"\1\2", key)) is not None
 
 
 def chips_metadata() -> str:
@@ -166,3 +167,12 @@ def parse_root_copy(key: str) -> str | None:
 def table(write_id: str, name: str) -> str:
     """Key of an index table of one write."""
     return f"{INDEX}/{write_id}/{name}.parquet"
+
+
+def journal(write_id: str, number: int) -> str:
+    """Key of what a first conversion notes down of a shard, while it is under way.
+
+    >>> journal("5c0ffee1", 7)
+    'index/5c0ffee1/shard-7.json'
+    """
+    return f"{INDEX}/{write_id}/shard-{number}.json"
