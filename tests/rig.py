@@ -84,7 +84,7 @@ class Rig:
         if ran.code == INTERRUPTED or (fault.kind == "full" and ran.code == FULL):
             assert there == ready.new or scene.files() == ready.scene.files(), f"something is left: {told}"
         self.retry(ready, scene, there, told)
-        self.counts["killed" if fault.kind == "kill" else "faults"] += 1
+        self.counts["kills" if fault.kind == "kill" else "faults"] += 1
         self.counts["refused"] += ran.code > 0
 
     def check(self, ready, scene, code, told):

@@ -70,7 +70,7 @@ def test_any_moment(rig, tmp_path, operation):
                     assert scene.seen() == ready.new, call
     for kind in ("lazy", "hasty") if operation.durable else ():
         check(ready, scene, disk.survivors(kind), {ready.new}, "at the end")
-    count("P2", operations=1, power_cuts=len(looked), lost=0)
+    count("P2", power_cuts=len(looked), lost=0)
 
 
 @pytest.mark.slow

@@ -41,4 +41,4 @@ def test_a_fault_anywhere(rig, operation, kind):
     first = 1 if STEP == 1 else [*PLACES].index(kind) % STEP
     for place in ready.places(kind)[first::STEP]:
         rig.spoil(ready, Fault(kind, place))
-    count("P1", operations=1, **rig.counts)
+    count("P1", sweeps=1, **rig.counts, lost=0)
