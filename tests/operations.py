@@ -23,9 +23,9 @@ _IDS = re.compile(r"[0-9a-f]{32}|(?<=~)[0-9a-f]{8}")
 class Operation:
     """One command.
 
-    ``command`` names places of the scene in braces. Before it ``before`` has been done. ``release`` names what the
-    store gives back after it. ``durable`` says that what it has written must survive a
-    power cut once it has ended; ``replaces`` that it may be done again after it is done.
+    ``command`` names places of the scene in braces; it may be ``-c``, Python code and its arguments instead. Before it,
+    ``before`` has been done. ``release`` names the release that the last version gives back after it. ``durable`` says
+    that what it has written must survive a power cut once it has ended. ``again`` is the exit code of doing it twice.
     """
 
     name: str
@@ -83,15 +83,19 @@ class Scene:
 
     def prepare(self, runner, operation):
         """Make the folder as it is before an operation."""
-        self.inputs.mkdir(parents=True)
-        self.place.mkdir()
-        for name, release in RELEASES.items():
-            release.tar_gz(self.inputs / f"{name}.tar.gz")
-        (self.inputs / "scores.csv").write_text("id,score\n0,0.5\n2,1.5\n")
+        self.place.mkdir(parents=True)
+        self.fill()
         for command in operation.before:
             ran = runner.run(self.arguments(command))
             assert ran.code == 0, ran.said
         return self
+
+    def fill(self):
+        """Make what is only read."""
+        self.inputs.mkdir()
+        for name, release in RELEASES.items():
+            release.tar_gz(self.inputs / f"{name}.tar.gz")
+        (self.inputs / "scores.csv").write_text("id,score\n0,0.5\n2,1.5\n")
 
     def copy(self, folder):
         """A scene like this one, to be spoiled."""
@@ -104,8 +108,10 @@ class Scene:
 
     def seen(self):
         """What readers see of the store, and the archive."""
-        archive = digest(self.archive.read_bytes()) if self.archive.exists() else "none"
-        return f"{seen(self.store)} {archive}"
+        return f"{seen(self.store)} {self.archive_seen()}"
+
+    def archive_seen(self):
+        return digest(self.archive.read_bytes()) if self.archive.exists() else "none"
 
     def files(self, *, folders=True):
         """How many there are of every file and directory of the place, whichever write they are of."""
@@ -125,7 +131,7 @@ class Scene:
 
     def verify(self, told="", *, notes=True):
         """Every version is sound; so are statistics that are kept, where ``notes`` asks for it."""
-        if (self.store / "zarr.json").exists():
+        if seen(self.store) != "no store":
             for version in vs.open(self.store).versions:
                 report = vs.open(self.store, version=version).verify()
                 assert report.ok, f"{report.problems}: {told}"

@@ -74,6 +74,7 @@ def test_a_full_disk(rig, disk, operation):
     count("P1", full_disks=refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", SPACE, ids=str)
 def test_files_may_not_grow(rig, operation, tmp_path):
     ready = rig.ready(operation)

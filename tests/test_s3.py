@@ -699,46 +699,6 @@ def test_parts_of_an_upload_are_alike(s3):
     assert [part["ContentLength"] for part in parts] == [PART_BYTES, PART_BYTES, 5 * 2**20]
 
 
-def sweep(s3, archive, tmp_path, steps):
-    """Fail at operation N for good; what is visible afterwards is nothing or the whole store, and a retry succeeds."""
-    s3.clear()
-    vs.convert(archive, url("count.zarr"), storage_options=FAST)
-    count = len(s3.requests)
-    assert count > 10
-    for place, (number, fault) in enumerate((n, f) for n in range(1, count + 1, steps) for f in ("lose", 500, "drop")):
-        store = url(f"s{place}.zarr")
-        s3.clear()
-        s3.fault = lambda n, _request, number=number, fault=fault: fault if n >= number else None
-        try:
-            vs.convert(archive, store, storage_options=FAST)
-            landed = True
-        except vs.errors.UnknownOutcomeError:
-            landed = None
-        except vs.errors.StoreError:
-            landed = False
-        assert len(s3.requests) < 5 * count  # a few repetitions, and no more
-        told = (number, fault, landed, [(q.method, q.key) for q in s3.requests[number - 1 :]])
-        s3.clear()
-        try:
-            seen = len(vs.open(store))
-        except vs.errors.StoreError:
-            seen = 0
-        assert seen == 12 if landed else seen == 0 if landed is False else seen in {0, 12}, (told, seen)
-        if not seen:
-            vs.convert(archive, store)
-        vs.clean(
-            store, grace_days=0
-        )  # what was left behind: objects that no version names, the marker of the beginning
-        assert vs.clean(store, grace_days=0, dry_run=True).removed == 0
-        assert_store_ok(download(f"s{place}.zarr", tmp_path / f"s{place}.zarr"), RELEASE)
-    return count
-
-
-@pytest.mark.slow
-def test_whatever_fails_a_reader_sees_nothing_or_all(tmp_path, s3, archive):
-    sweep(s3, archive, tmp_path, 5)
-
-
 @pytest.mark.parametrize("fault", ["cut", "drop", 500])
 def test_reads_are_repeated(s3, archive, fault):
     collection = vs.convert(archive, url("r.zarr"))
