@@ -65,6 +65,26 @@ OUTPUT = """\
 Results go to stdout; errors, and a progress bar on a terminal, go to stderr. A refusal is one line: where, what and
 why, and what to do. With `--json` it is a document `{"error": {"kind", "message", "where", "hint"}}` on stdout too.
 Where a release is refused it also has `rule`, the [rule](rules.md) that is broken."""
+JSON_KEYS = {
+    "convert": "store version samples features task classes label_coords fidelity content read skipped skipped_samples"
+    " kept_members findings",
+    "convert A B": "versions",
+    "export": "dest version samples members identical equivalent bytes rewritten left_out request",
+    "validate": "ok samples task classes label_coords errors warnings notes findings problems",
+    "validate --fix": "fixed edits",
+    "demo": "folder release store band_means class_objects export verify",
+    "info": "store name task classes samples features version versions buckets bounds bytes label_coords fidelity"
+    " content created source skipped findings",
+    "verify": "ok version samples byte_identical equivalent problems notes repaired",
+    "query": "store count of samples",
+    "stats": "samples chips bands classes objects objects_per_sample splits",
+    "split": "store version samples left_out touching near near_duplicates groups largest block checked not_checked",
+    "assign": "store version columns removed",
+    "clean": "store removed bytes waiting foreign dry_run",
+    "versions": "versions",
+    "diff": "old new differs counts added removed images labels columns members fields",
+}
+"""The keys of what each command prints with --json, and those that it has besides in some cases; a test compares."""
 RULES_INTRO = """\
 What `vedastore validate` looks at. A conversion applies the same rules: it refuses a release with an error, or leaves
 the sample out with `--on-error skip`, and stores warnings and notes with the version.
@@ -244,7 +264,15 @@ def command_page(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
     yield command.description or ""
     yield f"```sh\n{usage}\n```"
     yield table(("argument", "meaning"), [(f"`{word(a)}`", cell(a)) for a in places + options])
+    yield json_line(name)
     yield "Example: `{}`".format((command.epilog or "").removeprefix("example:").strip())
+
+
+def json_line(name: str) -> str:
+    """Return the line about what a command prints with --json."""
+    lists = {case: ", ".join(f"`{key}`" for key in keys.split()) for case, keys in JSON_KEYS.items()}
+    more = [f"; `{case}` also {keys}" for case, keys in lists.items() if case.startswith(f"{name} ")]
+    return f"Keys of `--json`: {lists[name]}{''.join(more)}."
 
 
 def word(action: argparse.Action) -> str:

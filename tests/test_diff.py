@@ -334,6 +334,24 @@ def test_columns_and_splits(store):
     assert third.diff("1").columns[0] == vs_column("split", "string", "string", ("0", "1"))
 
 
+def test_edits(store):
+    label = store["1"].label
+    gone = label["car"].pop()
+    with store.edit() as edit:
+        edit.update_labels({"1": label})
+        edit.remove("3")
+        edit.add({"new": (store["0"].image, store["0"].feature)})
+    report = store.diff(edit.collection)
+    assert (report.added, report.removed, report.same) == (("new",), ("3",), 3)
+    (changed,) = report.labels
+    assert (changed.id, changed.footprint) == ("1", False)
+    assert [tuple(o)[:5] for o in changed.objects] == [("removed", "car", None, len(label["car"]), None)]
+    label["car"].append(gone)
+    back = edit.collection.update_labels({"1": label})
+    assert store.diff(back).counts["labels"] == 0
+    assert {m.name for m in report.members} == {"meta.json"}
+
+
 def vs_column(*values):
     from vedastore.ops.differences import ColumnDiff
 
