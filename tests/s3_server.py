@@ -106,7 +106,7 @@ class Proxy:
     """Hands requests on to a service. ``fault(number, request)`` may name what happens to one instead.
 
     ``"drop"``: the connection ends before it is handed on; ``"lose"``: after it has been; ``"cut"``: in the middle of
-    the answer; a number: this status is the answer.
+    the answer; ``"hang"``: nothing is answered, until the other side gives up; a number: this status is the answer.
     """
 
     def __init__(self, target):
@@ -136,8 +136,10 @@ class Proxy:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                if fault == "drop":
+                if fault in {"drop", "hang"}:
                     self.close_connection = True
+                    if fault == "hang":
+                        self.connection.recv(1)
                     return
                 link = http.client.HTTPConnection(host, timeout=30)
                 link.request(self.command, self.path, body, dict(self.headers))

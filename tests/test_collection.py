@@ -33,7 +33,7 @@ def convert(release, tmp_path, **options):
 
 
 def test_public_names():
-    assert vs.__all__ == ["Batches", "Collection", "Limits", "Sample", "clean", "convert", "errors", "open"]
+    assert vs.__all__ == ["Batches", "Collection", "Limits", "Sample", "clean", "convert", "errors", "open", "repair"]
     assert set(vs.__all__) <= set(dir(vs))
     with pytest.raises(AttributeError, match="no attribute 'x'"):
         vs.x  # noqa: B018

@@ -12,6 +12,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shapely import affinity
 
 import vedastore as vs
 from tests.builders import (
@@ -503,6 +504,15 @@ def test_the_best_pair_comes_first_and_the_far_ones_none():
     ]
     near = objects(("car", shapely.box(12, 0, 22, 10)))
     assert told(objects(("car", shapely.box(0, 0, 10, 10))), near)[0][0] == "moved"
+
+
+def test_large_objects_of_nearly_one_box_are_told_apart():
+    left, right = (shapely.Polygon([(0, 0), (30, 0), (30, 30), (x, 30)]) for x in (0.1, 29))
+    old, new = (objects(*(("car", affinity.translate(s, by, by)) for s in (left, right))) for by in (0, 0.2))
+    assert [(f.old, f.new, f.distance_px) for _, f in match_objects(old, new)] == [
+        (0, 0, pytest.approx(math.hypot(0.2, 0.2))),
+        (1, 1, pytest.approx(math.hypot(0.2, 0.2))),
+    ]
 
 
 def test_shapes_that_are_not_sound_have_no_overlap():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ class ReleaseReader:
 
     After the pass ``sha256`` and ``size_bytes`` are those of the archive; None for a directory. ``container`` is
     ``"gzip"``, ``"tar"`` or ``"directory"``, which on S3 is all that is under a prefix. What is on S3 is read as it
-    comes, and never copied to a disk.
+    comes, and never copied to a disk. ``alone``: no process is started beside this one to decompress a large archive.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class ReleaseReader:
         progress: Callable[[int, int | None], None] | None = None,
         limits: Limits = DEFAULT_LIMITS,
         storage_options: Mapping[str, Any] | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self.place = parse_place(source, storage_options)
         self.url = str(self.place)
@@ -64,8 +67,29 @@ class ReleaseReader:
         self.sha256: str | None = None
         self.container = "directory"
         self.size_bytes: int | None = None
-        self._limits = limits
+        self._limits, self._alone = limits, alone
         self._report = progress or (lambda _done, _total: None)
+
+    def identity(self) -> tuple[str, ...]:
+        """Tell which release this is, before it is read: where it is, and of an archive what changes when it does."""
+        if self.place.bucket is not None:
+            s3 = S3(self.place.bucket, self.place.path, self.place.options)
+            with self._refusing():
+                told = s3.head("") or {}
+            return self.url, str(told.get("ContentLength")), str(told.get("ETag"))
+        path = Path(self.place.path).absolute()
+        if not path.is_file():
+            return (str(path),)
+        status = path.stat()
+        return str(path), str(status.st_size), str(status.st_mtime_ns)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Make a refusal of the source of what goes wrong on S3."""
+        try:
+            yield
+        except StoreError as error:
+            raise ArchiveError(error.message, where=self.url, hint=error.hint) from error
 
     def iter_members(self) -> Generator[Member]:
         """Yield every member in order; at the end all checks of the container have been made.
@@ -105,15 +129,13 @@ class ReleaseReader:
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
 
     def _iter_remote(self, s3: S3) -> Iterator[Member]:
-        try:
+        with self._refusing():
             told = s3.head("")
             if told is None:
                 yield from iter_prefix(s3, self.where, self._limits)
                 return
             total, tag = int(told["ContentLength"]), told["ETag"]
             head = s3.get("", 0, min(total, _HEAD_BYTES), tag)[0] if total else b""
-        except StoreError as error:
-            raise ArchiveError(error.message, where=self.url, hint=error.hint) from error
         feed = Feed(s3, "", total, tag)
         try:
             with feed as file:
@@ -135,7 +157,7 @@ class ReleaseReader:
         def report(done: int) -> None:
             self._report(done, total)
 
-        if kind == "gzip" and is_worth(total):
+        if kind == "gzip" and not self._alone and is_worth(total):
             with InflatedFile(file, self.where, self._limits, report) as stream:
                 yield from archive.iter_members(stream.read, self.where, self._limits)
                 self.sha256 = stream.sha256

@@ -208,6 +208,13 @@ class S3:
                 raise
             raise self.error(key, answer) from answer
 
+    def copy(self, source: str, key: str) -> None:
+        """Make an object of another one of the bucket."""
+        try:
+            self.ask("copy_object", Key=self.full(key), CopySource={"Bucket": self.bucket, "Key": self.full(source)})
+        except Answer as answer:
+            raise self.error(key, answer) from answer
+
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where it is absent."""
         try:

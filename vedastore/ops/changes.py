@@ -12,6 +12,7 @@ import numpy as np
 from vedastore.errors import StoreError, UsageError
 from vedastore.io.archive import Member, name_fault
 from vedastore.model import LabelHalf
+from vedastore.ops.crew import Crew
 from vedastore.ops.decisions import Refusals
 from vedastore.ops.intake import Intake
 from vedastore.ops.options import ConvertOptions
@@ -91,7 +92,7 @@ def read_changes(
     roll = Roll(ledger, options, where, Refusals())
     known = KnownChips(base.objects, base.root) if edits.added else None
     changed = np.setdiff1d(find(base, edits.touched), find(base, edits.removed))
-    with open_executor(workers, None) as executor, Intake(write, roll, known) as intake:
+    with open_executor(workers) as executor, Crew(executor) as crew, Intake(write, roll, crew, known) as intake:
         read = partial(_read_changed, base, edits.labels, options)
         for items in map_ordered(
             executor,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import StoreError, VedastoreError
+from vedastore.errors import ClusterError, StoreError, VedastoreError
 from vedastore.store.commit import read_root
 
 if TYPE_CHECKING:
@@ -28,28 +28,28 @@ def cluster_errors() -> Iterator[None]:
 
     Raises
     ------
-    StoreError
+    ClusterError
         When the scheduler is gone, when workers die of their work again and again, and when they cannot begin with it.
     """
     import distributed
-    from distributed.comm.core import CommClosedError
+    from distributed.client import ClosedClientError
 
     try:
         yield
     except distributed.KilledWorker as error:
         hint = "their logs tell more; most often they have too little memory"
-        raise StoreError(f"workers of the cluster died of their work: {error}", hint=hint) from error
-    except (CancelledError, distributed.CancelledError, CommClosedError) as error:
+        raise ClusterError(f"workers of the cluster died of their work: {error}", hint=hint) from error
+    except (CancelledError, distributed.CancelledError, ClosedClientError, OSError) as error:
         hint = "see whether it still runs, and run this again"
-        raise StoreError(f"the cluster gave the work up: {str(error) or type(error).__name__}", hint=hint) from error
+        raise ClusterError(f"the cluster gave the work up: {str(error) or type(error).__name__}", hint=hint) from error
     except ImportError as error:
         if isinstance(error, VedastoreError):
             raise
-        raise StoreError(f"the workers of the cluster lack a library: {error}", hint=_ALIKE) from error
+        raise ClusterError(f"the workers of the cluster lack a library: {error}", hint=_ALIKE) from error
     except RuntimeError as error:
         if _UNREADABLE not in str(error):
             raise
-        raise StoreError(f"the cluster cannot read its work: {error}", hint=_ALIKE) from error
+        raise ClusterError(f"the cluster cannot read its work: {error}", hint=_ALIKE) from error
 
 
 def check_workers(client: Any) -> None:

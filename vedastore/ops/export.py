@@ -98,7 +98,7 @@ def export(
     counts: Counter[Outcome] = Counter()
     with ExitStack() as stack:
         file = stack.enter_context(new_target(place, overwrite=overwrite))
-        excerpt = None if positions is None or for_import else plan_excerpt(snapshot, positions)
+        excerpt = None if for_import else plan_excerpt(snapshot, positions)
         kept = snapshot.version.index["members"].rows if excerpt is None else int(excerpt.stays.sum())
         total = 2 * samples + (0 if for_import else kept)
         others = excerpt.iter_members() if excerpt else iter(()) if for_import else None

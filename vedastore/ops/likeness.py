@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vedastore.exchange.release import pixel_digest
-from vedastore.ops.workers import IN_FLIGHT_BYTES, open_crew
+from vedastore.ops.workers import IN_FLIGHT_BYTES, open_team
 from vedastore.spec.likeness import hash_images, is_telling, near_pairs
 from vedastore.spec.nodata import parse_nodata
 
@@ -88,9 +88,9 @@ def read_likeness(
     hashes, digests = np.zeros(len(positions), "u8"), np.zeros(len(positions), "S16")
     done = 0
     blocks = list(_plan(snapshot, positions))
-    with open_crew(snapshot, workers, client) as crew:
+    with open_team(snapshot, workers, client) as team:
         sized = ((block, _size(snapshot, block)) for block in blocks)
-        found = crew.map(_hash_block, sized, IN_FLIGHT_BYTES)
+        found = team.map(_hash_block, sized, IN_FLIGHT_BYTES)
         for block, (part, names) in zip(blocks, found, strict=True):
             hashes[block.at], digests[block.at] = part, names
             done += len(block.at)

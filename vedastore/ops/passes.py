@@ -15,7 +15,7 @@ from vedastore.spec.nodata import parse_nodata
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from vedastore.ops.workers import Crew
+    from vedastore.ops.workers import Team
     from vedastore.spec.root import Bucket
     from vedastore.store.snapshot import Snapshot
 
@@ -75,12 +75,12 @@ class Passes:
 
     def __init__(
         self,
-        crew: Crew,
+        team: Team,
         blocks: list[Block],
         buckets: dict[str, Bucket],
         progress: Callable[[int, int | None], None] | None,
     ) -> None:
-        self._crew = crew
+        self._crew = team
         self._dtype = np.dtype(next(iter(buckets.values())).spec.dtype)
         self._bands = max(b.spec.bands for b in buckets.values())
         chip_bytes = {

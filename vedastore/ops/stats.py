@@ -19,14 +19,14 @@ from vedastore.ops.kept_stats import keep_stats, read_kept, stats_key
 from vedastore.ops.label_counts import count_labels
 from vedastore.ops.moments import Band, Moments
 from vedastore.ops.passes import Passes, plan_blocks
-from vedastore.ops.workers import open_crew
+from vedastore.ops.workers import open_team
 from vedastore.store.columns import number_texts
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
-    from vedastore.ops.workers import Crew
+    from vedastore.ops.workers import Team
     from vedastore.spec.arrays import ChipSpec
     from vedastore.spec.root import Bucket
     from vedastore.store.snapshot import Snapshot
@@ -140,8 +140,8 @@ def stats(
         with suppress(StoreError):  # which says that what is kept is damaged: it is made again
             if (document := read_kept(snapshot, bucket)) is not None:
                 return parse_stats(document, places)
-    with open_crew(snapshot, workers, client) as crew:
-        found = _measure(snapshot, positions, bucket, percents, crew=crew, progress=progress)
+    with open_team(snapshot, workers, client) as team:
+        found = _measure(snapshot, positions, bucket, percents, team=team, progress=progress)
     if is_kept:
         keep_stats(snapshot, bucket, found.to_dict())
     return replace(found, places=places)
@@ -209,7 +209,7 @@ def _measure(
     bucket: str | None,
     percents: Sequence[float],
     *,
-    crew: Crew,
+    team: Team,
     progress: Callable[[int, int | None], None] | None,
 ) -> Stats:
     import pyarrow as pa
@@ -221,7 +221,7 @@ def _measure(
         table = table.filter(pc.equal(table.column("bucket"), bucket))
     names, codes = number_texts(table.column("split").fill_null("").to_pylist())
     blocks = list(plan_blocks(table, codes if len(names) <= _SPLITS_MEASURED else np.zeros_like(codes), chosen))
-    bands, by_split = Passes(crew, blocks, chosen, progress).describe(percents) if blocks else ((), {})
+    bands, by_split = Passes(team, blocks, chosen, progress).describe(percents) if blocks else ((), {})
     labels = count_labels(snapshot, table.append_column("split_code", pa.array(codes, "int64")), percents, names)
     measured = by_split if len(names) <= _SPLITS_MEASURED else {}
     for number, entry in enumerate(labels.splits.values()):

@@ -18,7 +18,7 @@ from vedastore.ops.comparison import Comparison
 from vedastore.ops.excerpt import export_members
 from vedastore.ops.inspection import PIECE_BYTES, inspect, iter_pieces
 from vedastore.ops.stats import check_kept
-from vedastore.ops.workers import open_crew
+from vedastore.ops.workers import open_team
 from vedastore.spec import arrays, keys
 from vedastore.spec.places import check_options
 from vedastore.spec.root import dump_json, dump_root
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from vedastore.io.objects import Objects
-    from vedastore.ops.workers import Crew
+    from vedastore.ops.workers import Team
     from vedastore.spec.root import IndexFile, Root
     from vedastore.store.snapshot import Snapshot
 
@@ -86,11 +86,11 @@ def verify(
     """
     check_options(storage_options, *([] if against is None else [against]))
     counts: Counter[str] = Counter()
-    with open_crew(snapshot, workers, client) as crew:
-        problems = [*check_metadata(snapshot.objects), *_check_index(snapshot, crew)]
+    with open_team(snapshot, workers, client) as team:
+        problems = [*check_metadata(snapshot.objects), *_check_index(snapshot, team)]
         if not any(p.rule == "index" for p in problems):
             with Comparison(snapshot, limits) as comparison:
-                problems += _check_shards(snapshot, crew, comparison, counts, progress)
+                problems += _check_shards(snapshot, team, comparison, counts, progress)
                 if against is not None:
                     _add_others(snapshot, comparison)
                     problems += comparison.compare(against, storage_options or snapshot.objects.options)
@@ -147,14 +147,14 @@ def require_root(objects: Objects) -> Root:
     return found[0]
 
 
-def _check_index(snapshot: Snapshot, crew: Crew) -> Iterator[Finding]:
+def _check_index(snapshot: Snapshot, team: Team) -> Iterator[Finding]:
     """Check the bytes of every index file, and every value in it: what follows can rely on them."""
     version, unread = snapshot.version, set()
-    for file, (read, found) in zip(version.files, crew.map(_check_file, _each(version.files), _REQUESTS), strict=True):
+    for file, (read, found) in zip(version.files, team.map(_check_file, _each(version.files), _REQUESTS), strict=True):
         unread |= set() if read else {file.key}
         yield from found
     tables = [table for table, file in version.index.items() if file.key not in unread]
-    for found in crew.map(_check_table, _each(tables), _REQUESTS):
+    for found in team.map(_check_table, _each(tables), _REQUESTS):
         yield from found
 
 
@@ -195,7 +195,7 @@ def _check_samples(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _check_shards(
     snapshot: Snapshot,
-    crew: Crew,
+    team: Team,
     comparison: Comparison,
     counts: Counter[str],
     progress: Callable[[int, int | None], None] | None,
@@ -206,7 +206,7 @@ def _check_shards(
     found: list[Finding] = []
     sizes, absent = Counter[str](), Counter[str]()
     given_up: dict[str, Finding] = {}
-    for done in crew.map(inspect, iter_pieces(snapshot, given_up), PIECE_BYTES):
+    for done in team.map(inspect, iter_pieces(snapshot, given_up), PIECE_BYTES):
         for image in done.images:
             comparison.add(image.member, image.digest, image.ordinal, image.position)
             counts[image.outcome] += 1
