@@ -28,6 +28,8 @@ class LocalObjects:
     """Objects as files of a local directory. POSIX: the lock is ``flock`` on the directory itself."""
 
     exclusive = True
+    run_bytes = 2**20
+    """What fits in a core's cache until it is decompressed."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

@@ -24,6 +24,10 @@ class Objects(Protocol):
         """Whether `claim` keeps other writers out; where it does not, two may write, and the first swap wins."""
 
     @property
+    def run_bytes(self) -> int:
+        """How many bytes are best read at once of an object of which more will be read."""
+
+    @property
     def url(self) -> str:
         """The place, as the user would write it."""
 

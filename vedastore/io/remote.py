@@ -26,6 +26,8 @@ class S3Objects:
     """Objects under a prefix of a bucket. Swaps are writes with a condition; nothing keeps other writers out."""
 
     exclusive = False
+    run_bytes = 8 * 2**20
+    """A request takes the time of some megabytes."""
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
@@ -85,10 +87,10 @@ class S3Objects:
             except Answer as answer:
                 if answer.refused or answer.absent:
                     raise ConflictError("another writer was first", where=where, hint="run it again") from answer
-                if not answer.certain:
-                    raise UnknownOutcomeError(_UNKNOWN.format(answer), where=where, hint=hint) from answer
-                if not answer.busy:
+                if answer.certain and not answer.busy:
                     raise self._s3.error(key, answer) from answer
+                if not answer.busy:
+                    raise UnknownOutcomeError(_UNKNOWN.format(answer), where=where, hint=hint) from answer
                 time.sleep(_PAUSE_SECONDS * 2**turn)
             else:
                 return

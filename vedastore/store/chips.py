@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from vedastore.io.objects import Objects
     from vedastore.spec.arrays import ChipSpec
 
-RUN_BYTES: Final = 2**20
-"""Raw bytes of neighbouring chips that are read at once: what fits in a core's cache until it is decompressed."""
 ENTRIES_KEPT: Final = 2**22
 """Inner chunks whose places a reader remembers; 16 bytes each."""
 Array = np.ndarray[Any, Any]
@@ -131,8 +129,8 @@ def _decompress_blosc(body: Any, out: Any, where: str) -> int:
         raise StoreError(f"pixels are damaged: {error}", where=where) from None
 
 
-def plan_runs(rows: Array, spec: ChipSpec) -> list[Array]:
-    """Group rows for reading, each group neighbours in one shard that are read at once.
+def plan_runs(rows: Array, spec: ChipSpec, run_bytes: int = 2**20) -> list[Array]:
+    """Group rows for reading, each group neighbours in one shard that are read at once: so many raw bytes at most.
 
     Returns
     -------
@@ -148,7 +146,7 @@ def plan_runs(rows: Array, spec: ChipSpec) -> list[Array]:
     order = np.argsort(rows, kind="stable")
     shards, ordered = rows[order] // spec.samples_per_shard, rows[order]
     breaks = np.flatnonzero((np.diff(ordered) > 1) | (np.diff(shards) > 0)) + 1
-    most = max(1, RUN_BYTES // (spec.itemsize * spec.bands * spec.height * spec.width))
+    most = max(1, run_bytes // (spec.itemsize * spec.bands * spec.height * spec.width))
     return [run[at : at + most] for run in np.split(order, breaks) for at in range(0, len(run), most)]
 
 
@@ -188,7 +186,7 @@ class ShardReader:
         """
         wanted, spec = np.asarray(rows, "i8"), self.spec
         chips = allocate(spec, len(wanted), f"{self._objects.url}: {self._bucket}")
-        for run in plan_runs(wanted, spec):
+        for run in plan_runs(wanted, spec, self._objects.run_bytes):
             first = int(wanted[run[0]])
             chunks = self._read_chunks(first, int(wanted[run[-1]]))
             for at in run.tolist():
