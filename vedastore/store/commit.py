@@ -83,6 +83,10 @@ class Write:
         alone = self._base is None and self.objects.exclusive
         return keys.bucket(spec.dtype, *spec.shape, write_id="" if alone else self.write_id)
 
+    def name_gathered(self, spec: ChipSpec) -> str:
+        """Return the name of the bucket that this write makes for chips of a shape which others have written."""
+        return keys.bucket(spec.dtype, *spec.shape, write_id=keys.second_half(self.write_id))
+
     def put(self, key: str, parts: Iterable[bytes]) -> int:
         """Write one object, durable on return; give its bytes. May be called from any thread."""
         if keys.is_of_write(key, self.write_id):
