@@ -315,7 +315,7 @@ def test_many_small_buckets_become_one(store, tmp_path):
     copied = written = 0
     for number in range(30):
         before = found._snapshot.version.buckets
-        found = found.add({f"n{number}": (plain_tiff(pixels_of(seed=number)), {})})
+        found = found.add({f"n{number}": (plain_tiff(pixels_of(seed=100 + number)), {})})
         after = found._snapshot.version.buckets
         gathered = [b.rows for name, b in after.items() if name not in before and b.rows > 1]
         copied, written = copied + sum(gathered), written + bool(gathered)
@@ -324,7 +324,7 @@ def test_many_small_buckets_become_one(store, tmp_path):
     assert copied <= 38 * 3
     for version in found.versions[5::12]:
         assert vs.open(found.store, version).verify().ok
-    np.testing.assert_array_equal(found["n0"].image.values, pixels_of(seed=0))
+    np.testing.assert_array_equal(found["n0"].image.values, pixels_of(seed=100))
     assert_true(found, tmp_path)
     vs.clean(found.store, grace_days=0)
     assert vs.open(found.store, "1.0.1").verify().ok
@@ -333,7 +333,7 @@ def test_many_small_buckets_become_one(store, tmp_path):
 def test_damaged_chips_are_not_gathered(store, tmp_path):
     _, found = store
     for number in range(8):
-        found = found.add({f"n{number}": (plain_tiff(pixels_of(seed=number)), {})})
+        found = found.add({f"n{number}": (plain_tiff(pixels_of(seed=100 + number)), {})})
     row = found._snapshot.table("samples").read(["bucket"]).column(0).to_pylist()[-1]
     shard = tmp_path / f"s.zarr/chips/{row}/image/c/0/0/0/0"
     shard.write_bytes(b"\0" + shard.read_bytes()[1:])
