@@ -1,4 +1,4 @@
-"""Many processes commit to one store at once: nothing acknowledged is lost or doubled, and readers see whole versions."""
+"""Many processes commit to one store at once: nothing acknowledged is lost or doubled, readers see whole versions."""
 
 import boto3
 import pytest

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import vedastore as vs
