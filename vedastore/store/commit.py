@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import uuid
 from contextlib import ExitStack, nullcontext, suppress
-from typing import TYPE_CHECKING, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Self
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.spec import keys
@@ -24,10 +25,17 @@ if TYPE_CHECKING:
     from vedastore.spec.arrays import ChipSpec
 
 
+_KEPT_BYTES: Final = 8 * 2**20
+_parse_again = lru_cache(maxsize=1)(parse_root)  # a writer reads the root several times, most often the same one
+
+
 def read_root(objects: Objects) -> tuple[Root, str] | None:
     """Return a store's root document and its tag; None where there is none."""
     tagged = objects.read_tagged(keys.ROOT, LIMIT_BYTES)
-    return None if tagged is None else (parse_root(tagged[0], f"{objects.url}/{keys.ROOT}"), tagged[1])
+    if tagged is None:
+        return None
+    parse = _parse_again if len(tagged[0]) <= _KEPT_BYTES else parse_root
+    return parse(tagged[0], f"{objects.url}/{keys.ROOT}"), tagged[1]
 
 
 class Write:
