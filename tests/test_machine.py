@@ -25,6 +25,8 @@ TRANSFORM = (0.5, 0, 733_600, 0, -0.5, 3_725_150)
 IDS = st.sampled_from([str(number) for number in range(16)])
 SEEDS = st.integers(0, 5)
 SPLITS = st.sampled_from(["train", "test", None])
+WHICH = st.integers(0, 1)
+"""One of two handles."""
 CHANGING = ("write", "swap", "replace", "delete")
 
 
@@ -208,8 +210,6 @@ class Machine(RuleBasedStateMachine):
             base = State(rows, base.meta if meta is None else (base.meta[0], meta))
         self.change(which, action, base)
 
-    WHICH = st.integers(0, 1)
-
     @rule(which=WHICH, labels=st.dictionaries(IDS, SEEDS.map(label_of), max_size=3))
     def update_labels(self, which, labels):
         self.edit(which, labels=labels)
@@ -266,10 +266,16 @@ class Machine(RuleBasedStateMachine):
             expected = State(rows, (version,), release.members)
             self.change(which, lambda _: vs.convert(source, self.store, mode="append"), expected)
 
-    @rule(at=st.integers(1, 12), after=st.booleans())
-    def crash(self, at, after):
-        """The next change is the last thing that its process does."""
-        self.fault = at, after
+    @rule(at=st.integers(1, 12), after=st.booleans(), kind=st.sampled_from(["many", "append", "add"]), data=st.data())
+    def crash(self, at, after, kind, data):
+        """A change is the last thing that its process does."""
+        self.fault, which = (at, after), data.draw(WHICH)
+        if kind == "add":
+            unused = next(str(n) for n in range(100, 1_000) if str(n) not in self.state(which).rows)
+            self.edit(which, added={unused: (image_of(at), label_of(at))})
+        else:
+            getattr(self, kind)(which, data)
+        self.fault = None
 
     @rule(which=WHICH, data=st.data())
     def reopen(self, which, data):
@@ -347,7 +353,7 @@ def run(examples, steps):
 
 
 def test_a_store_is_as_a_dictionary():
-    run(4, 8)
+    run(3, 8)
 
 
 @pytest.mark.slow
