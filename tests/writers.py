@@ -73,6 +73,7 @@ def read(store):
     """Open and hash until the input ends: pairs of versions and what was seen of each, and how often it was opened."""
     done = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), done.set()), daemon=True).start()
+    os.nice(10)  # what it reads is the same, and writers write more meanwhile
     found, opened = {}, 0
     while not done.is_set():
         collection = vs.open(store)
