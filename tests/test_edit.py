@@ -307,3 +307,43 @@ def test_writers_of_one_sample_collide(store):
         late[0].add({"n": (plain_tiff(pixels_of(seed=2)), {})})
     with pytest.raises(vs.errors.ConflictError, match="has changed since"):
         vs.open(first.store, "1.0.1").remove("2") and late[0].split()
+
+
+def test_many_small_buckets_become_one(store, tmp_path):
+    """Every commit that adds samples makes a bucket: a version has few, and no chip is copied often."""
+    _, found = store
+    copied = written = 0
+    for number in range(30):
+        before = found._snapshot.version.buckets
+        found = found.add({f"n{number}": (plain_tiff(pixels_of(seed=100 + number)), {})})
+        after = found._snapshot.version.buckets
+        gathered = [b.rows for name, b in after.items() if name not in before and b.rows > 1]
+        copied, written = copied + sum(gathered), written + bool(gathered)
+    assert max(len(v.buckets) for v in found._snapshot.root.versions) <= 2 * 9
+    assert 1 <= written <= 30 // 8
+    assert copied <= 38 * 3
+    for version in found.versions[5::12]:
+        assert vs.open(found.store, version).verify().ok
+    np.testing.assert_array_equal(found["n0"].image.values, pixels_of(seed=100))
+    assert_true(found, tmp_path)
+    vs.clean(found.store, grace_days=0)
+    assert vs.open(found.store, "1.0.1").verify().ok
+
+
+def test_damaged_chips_are_not_gathered(store, tmp_path):
+    _, found = store
+    for number in range(8):
+        found = found.add({f"n{number}": (plain_tiff(pixels_of(seed=100 + number)), {})})
+    row = found._snapshot.table("samples").read(["bucket"]).column(0).to_pylist()[-1]
+    shard = tmp_path / f"s.zarr/chips/{row}/image/c/0/0/0/0"
+    shard.write_bytes(b"\0" + shard.read_bytes()[1:])
+    with pytest.raises(vs.errors.StoreError, match="pixels are damaged"):
+        remove_each(found, map(str, range(8)))
+    assert not [
+        name for name, b in vs.open(found.store)._snapshot.version.buckets.items() if "~" in name and b.rows > 1
+    ]
+
+
+def remove_each(collection, ids):
+    for sample_id in ids:
+        collection = collection.remove(sample_id)

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from vedastore.ops.succession import Succession
     from vedastore.spec.root import Bucket, IndexFile, Version
 
-TRIES: Final = 24
-_PAUSE_SECONDS: Final = 0.05
+TRIES: Final = 40
+_PAUSE_LIMIT: Final = 16
+"""How many times as long as a commit takes writers wait before the next one, at most."""
 _TOLD: Final = ("image_digest", "label", "split")
 
 
@@ -71,12 +72,14 @@ def edit(snapshot: Snapshot, edits: Edits, *, workers: int | None = None) -> Edi
     _check(snapshot, edits)
     head = snapshot
     for attempt in range(TRIES):
+        started = time.monotonic()
         try:
             version = _commit(head, edits, workers)
         except ConflictError:
             if attempt == TRIES - 1:
                 raise
-            time.sleep(random.uniform(0, _PAUSE_SECONDS * (attempt + 1)))  # noqa: S311 - writers are to part
+            longest = (time.monotonic() - started) * min(2**attempt, _PAUSE_LIMIT)
+            time.sleep(random.uniform(0, longest))  # noqa: S311 - writers are to part
             head = _rebase(snapshot, edits)
         else:
             counts = len({*edits.labels, *edits.splits}), len(edits.removed), len(edits.added)

@@ -75,7 +75,13 @@ def is_of_write(key: str, write_id: str) -> bool:
     >>> is_of_write(table("5c0ffee1" + "0" * 24, "samples"), "5c0ffee1" + "0" * 24), is_of_write("chips/zarr.json", "5")
     (True, False)
     """
-    return f"{INDEX}/{write_id}/" in key or f"~{write_id[:8]}/" in key
+    marks = f"{INDEX}/{write_id}/", f"~{write_id[:8]}/", f"~{second_half(write_id)[:8]}/"
+    return any(mark in key for mark in marks)
+
+
+def second_half(write_id: str) -> str:
+    """Return what a write names its second bucket of a shape with."""
+    return write_id[len(write_id) // 2 :]
 
 
 def is_ours(key: str) -> bool:

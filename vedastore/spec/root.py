@@ -11,7 +11,7 @@ import json
 import math
 import re
 import reprlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vedastore.errors import StoreError, UsageError
@@ -206,7 +206,8 @@ def dump_root(root: Root) -> bytes:
     number = FORMAT_PARTS if any(version.parts for version in root.versions) else FORMAT
     body = {"format": number, "write_id": root.write_id, "versions": versions}
     nodes = arrays.hierarchy({name: (b.spec, b.rows) for name, b in root.buckets().items()})
-    return dump_json(arrays.group_metadata(nodes, {ATTRIBUTE: seal(body)}))
+    document = arrays.group_metadata(nodes, {ATTRIBUTE: seal(body)})
+    return dump_json(document, indent=1 if number == FORMAT else None)  # that of many versions is made often
 
 
 def digest_version(version: Version) -> str:
@@ -214,12 +215,12 @@ def digest_version(version: Version) -> str:
     return _checksum(_dump_version(version))
 
 
-def dump_json(document: Any) -> bytes:
+def dump_json(document: Any, *, indent: int | None = 1) -> bytes:
     """Return a metadata document as bytes, the same for the same document.
 
     ASCII only, as zarr-python writes it: names from a release or a file system may hold lone surrogates.
     """
-    return json.dumps(document, indent=1, allow_nan=False).encode()
+    return json.dumps(document, indent=indent, allow_nan=False).encode()
 
 
 def parse_root(data: bytes, where: str) -> Root:
@@ -301,12 +302,18 @@ def _dump_version(version: Version) -> dict[str, Any]:
         if not document[name]:
             del document[name]
     if version.parts:
-        document["parts"] = [asdict(part) for part in version.parts]
-    document["index"] = {name: asdict(file) for name, file in version.index.items()}
+        parts = [{name: file and _plain(file) for name, file in _plain(part).items()} for part in version.parts]
+        document["parts"] = parts
+    document["index"] = {name: _plain(file) for name, file in version.index.items()}
     document["buckets"] = {
-        name: {**asdict(b.spec), "rows": b.rows, "bytes": b.bytes} for name, b in sorted(version.buckets.items())
+        name: {**_plain(b.spec), "rows": b.rows, "bytes": b.bytes} for name, b in sorted(version.buckets.items())
     }
     return document
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as they are: ``asdict`` copies all that is in them."""
+    return {f.name: getattr(value, f.name) for f in fields(value)}
 
 
 def _parse_body(body: dict[str, Any]) -> Root:

@@ -88,11 +88,16 @@ def _flat(pixels: Array, spec: ChipSpec) -> Array:
     return (pixels.transpose(1, 2, 0) if spec.interleaved else pixels).reshape(-1).view("u1")
 
 
-def _decode_chunk(chunk: bytes, out: Array, spec: ChipSpec, where: str) -> None:
+def check_chunk(chunk: bytes, where: str) -> None:
+    """Refuse a chunk whose checksum does not fit."""
     import google_crc32c
 
     if google_crc32c.value(chunk) != _CRC_OF_SEALED:  # holds the interpreter's lock, but a tenth as long as the rest
         raise StoreError("pixels are damaged: the chunk's checksum does not fit", where=where)
+
+
+def _decode_chunk(chunk: bytes, out: Array, spec: ChipSpec, where: str) -> None:
+    check_chunk(chunk, where)
     decompress = _decompress_zstd if spec.compressor["name"] == "zstd" else _decompress_blosc
     length = decompress(memoryview(chunk)[:-CRC_BYTES], out, where)
     if length != len(out):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import uuid
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Self
 
 from vedastore.errors import ClusterError, ConflictError, StoreError, UnknownOutcomeError
 from vedastore.spec import keys
@@ -27,10 +28,17 @@ if TYPE_CHECKING:
     from vedastore.store.shards import ShardDraft
 
 
+_KEPT_BYTES: Final = 8 * 2**20
+_parse_again = lru_cache(maxsize=1)(parse_root)  # a writer reads the root several times, most often the same one
+
+
 def read_root(objects: Objects) -> tuple[Root, str] | None:
     """Return a store's root document and its tag; None where there is none."""
     tagged = objects.read_tagged(keys.ROOT, LIMIT_BYTES)
-    return None if tagged is None else (parse_root(tagged[0], f"{objects.url}/{keys.ROOT}"), tagged[1])
+    if tagged is None:
+        return None
+    parse = _parse_again if len(tagged[0]) <= _KEPT_BYTES else parse_root
+    return parse(tagged[0], f"{objects.url}/{keys.ROOT}"), tagged[1]
 
 
 class Write:
@@ -103,6 +111,10 @@ class Write:
         """Return the name of the bucket that this write makes for chips of a shape."""
         alone = self._base is None and self.objects.exclusive
         return keys.bucket(spec.dtype, *spec.shape, write_id="" if alone else self.write_id)
+
+    def name_gathered(self, spec: ChipSpec) -> str:
+        """Return the name of the bucket that this write makes for chips of a shape which others have written."""
+        return keys.bucket(spec.dtype, *spec.shape, write_id=keys.second_half(self.write_id))
 
     @property
     def first(self) -> bool:

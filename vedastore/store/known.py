@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vedastore.spec import keys
+from vedastore.spec.root import PARTS_LIMIT
 from vedastore.store.index import TableFile
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 _COLUMNS: Final = ("image_digest", "pixel_digest", "bucket", "row")
 _FILE_BYTES, _PIXEL_BYTES = 32, 16
+FILES: Final = 4 * PARTS_LIMIT
+"""Files that are read to know the chips of a store, at most."""
 _PREFIX: Final = np.dtype(">u8")
 
 
@@ -27,7 +31,7 @@ class KnownChips:
     ----------
     objects : Objects
     root : Root
-        The store's; all its versions count.
+        The store's; the latest versions count, as far as some files tell: a store may have hundreds.
 
     Raises
     ------
@@ -99,13 +103,9 @@ class _Sorted:
 
 
 def _iter_files(root: Root) -> Iterator[tuple[Version, Any]]:
-    """Yield every file of ``samples`` once, with a version that has it; the youngest come first."""
-    seen = set()
-    for version in reversed(root.versions):
-        for file in reversed(version.samples_files):
-            if file.key not in seen:
-                seen.add(file.key)
-                yield version, file
+    """Yield the youngest files of ``samples``, each with a version that has it; among them all of the last version."""
+    found = {file.key: (v, file) for v in reversed(root.versions) for file in reversed(v.samples_files)}
+    return islice(found.values(), FILES)
 
 
 def _digests(column: Any, size: int) -> Any:
