@@ -90,7 +90,7 @@ def read_changes(
     """
     options, where = label_options(base.version), base.objects.url
     roll = Roll(ledger, options, where, Refusals())
-    known = KnownChips(base.objects, base.root) if edits.added else None
+    known = KnownChips(base.objects, base.root, few=True) if edits.added else None
     changed = np.setdiff1d(find(base, edits.touched), find(base, edits.removed))
     with open_executor(workers) as executor, Crew(executor) as crew, Intake(write, roll, crew, known) as intake:
         read = partial(_read_changed, base, edits.labels, options)
