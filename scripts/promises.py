@@ -35,6 +35,7 @@ PROMISES = (
             "test_faults.py::test_a_fault_anywhere",
             "test_disk.py::test_a_full_disk",
             "test_disk.py::test_files_may_not_grow",
+            "test_machine.py::test_a_store_stays_as_a_dictionary",
         ),
     ),
     Promise(
@@ -49,8 +50,11 @@ PROMISES = (
     ),
     Promise(
         "P3",
-        "No lost update: of writers at the same time one wins, and each loser is told so.",
+        "No lost update: of writers at the same time one wins, and each loser is told so, or its edits are made again"
+        " on what the other has left.",
         (
+            "test_writers.py::test_no_sample_is_lost_or_doubled",
+            "test_writers.py::test_every_release_is_a_version",
             "test_commit.py::test_only_one_of_many_creates",
             "test_commit.py::test_of_two_overwrites_one_wins_whole",
             "test_s3.py::test_of_many_writers_one_wins_whole",
@@ -68,7 +72,10 @@ PROMISES = (
     Promise(
         "P5",
         "Who has opened a version reads that one, whatever is done to the store meanwhile.",
-        ("test_snapshots.py::test_readers_see_one_version_whole",),
+        (
+            "test_snapshots.py::test_readers_see_one_version_whole",
+            "test_writers.py::test_no_sample_is_lost_or_doubled",
+        ),
     ),
     Promise(
         "P6",

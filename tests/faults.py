@@ -25,6 +25,8 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from vedastore.errors import VedastoreError
+
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS_SPACE = frozenset({"create", "write", "fsync", "mkdir", "link", "rename", "replace"})
 _WARM = (
@@ -145,7 +147,13 @@ def _run(order, tells):
     try:
         if order["arguments"][0] == "-c":
             sys.argv = order["arguments"]
-            exec(order["arguments"][1], {"__name__": "__main__"})
+            try:
+                exec(order["arguments"][1], {"__name__": "__main__"})
+            except VedastoreError as error:
+                sys.stderr.write(f"vedastore: {error}\n")
+                return error.exit_code
+            except KeyboardInterrupt:
+                return 130
             return 0
         return main(order["arguments"])
     except BaseException:  # noqa: BLE001 - a traceback is what the tests look for

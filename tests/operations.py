@@ -24,7 +24,7 @@ class Operation:
     """One command.
 
     ``command`` names places of the scene in braces; it may be ``-c``, Python code and its arguments instead. Before it,
-    ``before`` has been done. ``release`` names the release that the last version gives back after it. ``durable`` says
+    ``before`` has been done. ``release`` names the release that the last version then gives back, if it does. ``durable`` says
     that what it has written must survive a power cut once it has ended. ``again`` is the exit code of doing it twice.
     """
 
@@ -40,10 +40,24 @@ class Operation:
 
 
 _CONVERTED = ("convert", "{old}", "{store}")
+_EDIT = """
+import sys, vedastore as vs
+collection = vs.open(sys.argv[2])
+image, label = collection["2"].read_files()
+with collection.edit(version="1.0.1+1", author="Ada", message="several at once") as edits:
+    edits.update_labels({"1": {"car": []}})
+    edits.remove("3")
+    edits.add({"new": (collection["2"].pixels + 1, {"boat": []}), "same": (image, label)})
+    edits.update_meta({"description": "edited"})
+"""
 _OVERWRITE = ("convert", "{new}", "{store}", "--overwrite")
 OPERATIONS = (
     Operation("create", ("convert", "{new}", "{store}"), release="new", again=4),
     Operation("overwrite", _OVERWRITE, (_CONVERTED,), "new"),
+    Operation(
+        "append", ("convert", "{new}", "{store}", "--append", "--version", "1.0.2"), (_CONVERTED,), "new", again=4
+    ),
+    Operation("edit", ("-c", _EDIT, "{store}"), (_CONVERTED,), release="", again=2),
     Operation("assign", ("assign", "{store}", "{scores}"), (_CONVERTED,)),
     Operation("split", ("split", "{store}"), (_CONVERTED, ("assign", "{store}", "{scores}"))),
     Operation("export", ("export", "{store}", "{archive}"), (_CONVERTED,), again=4),
@@ -79,7 +93,7 @@ class Scene:
         places = {"store": self.store, "archive": self.archive}
         places |= {name: self.inputs / f"{name}.tar.gz" for name in RELEASES}
         places["scores"] = self.inputs / "scores.csv"
-        return [word.format(**places) for word in command]
+        return [word.format(**places) if word.startswith("{") else word for word in command]
 
     def prepare(self, runner, operation):
         """Make the folder as it is before an operation."""

@@ -50,8 +50,9 @@ def run(kind, store, folder, writers, times):
         assert seen["seen"][version] == [seen_of(vs.open(store, version))], version
     refused = sum(refused for own in told for _, refused in own)
     place = "S3" if store.startswith("s3:") else "disk"
-    figures = {"writers": writers, "commits": len(acknowledged), "refused": refused, "reads": seen["opened"]}
-    count("P5", **{f"{name} on {place}": number for name, number in figures.items()})
+    figures = {"writers": writers, "commits": len(acknowledged), "refused": refused, "lost": 0}
+    count("P3", **{f"{name} on {place}": number for name, number in figures.items()})
+    count("P5", **{f"reads on {place}": seen["opened"], f"mixed on {place}": 0})
     return last, told
 
 
