@@ -166,6 +166,7 @@ def _write_version(
         source=_source(version, edits),
         author=edits.author,
         message=edits.message,
+        skipped=tuple(entry for entry in version.skipped if entry.get("id") not in edits.added),
         buckets=buckets,
         index=version.index | _members(write, base, edits, plan),
     )
