@@ -353,7 +353,7 @@ def both(collection):
         (lambda c: c.update_labels({"1": {}}, version="1.0.1"), vs.errors.UsageError, "a version '1.0.1' already"),
         (lambda c: edit_meta(c, bbox=[]), vs.errors.UsageError, "bbox cannot be set"),
         (both, vs.errors.UsageError, "is changed and removed"),
-        (twice, vs.errors.LabelError, "no GeoJSON Feature"),
+        (twice, vs.errors.UsageError, "no GeoJSON Feature"),
         (lambda c: c.remove(5), vs.errors.UsageError, "5 is no id"),
         (lambda c: c.remove("\ud800"), vs.errors.UsageError, "is no id"),
         (lambda c: c.remove("1", version=5), vs.errors.UsageError, "version is 5"),

@@ -165,6 +165,8 @@ def _check_index(snapshot: Snapshot) -> Iterator[Finding]:
                         geometry.parse_wkb(batch.column(column).to_pylist())
                 if table == "samples":
                     yield from _check_samples(snapshot)
+                if table == "features":
+                    yield from _check_features(snapshot)
             except StoreError as error:
                 yield Finding("index", error.message, file.key)
 
@@ -182,6 +184,17 @@ def _check_samples(snapshot: Snapshot) -> Iterator[Finding]:
         values = snapshot.table("samples").read([column]).column(0)
         if pc.count_distinct(values).as_py() != len(values):
             yield Finding("index", f"two samples have the same {column}", snapshot.version.index["samples"].key)
+
+
+def _check_features(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare how many objects each sample has with how many it is said to have."""
+    told = snapshot.table("samples").read(["objects"]).column(0).to_numpy()
+    found = np.zeros(len(told), "i8")
+    for batch in snapshot.table("features").iter_batches(["position"]):
+        np.add.at(found, batch.column(0).to_numpy(), 1)
+    if (found != told).any() or found.sum() != snapshot.version.features:
+        reason = "there are not as many features as samples have objects"
+        yield Finding("index", reason, snapshot.version.index["features"].key)
 
 
 def _check_members(members: Iterator[Rebuilt], comparison: Comparison, counts: Counter[str]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 import numpy as np
 
-from vedastore.errors import LabelError, UsageError
+from vedastore.errors import UsageError
 from vedastore.io.tiff import dump_geotiff
 from vedastore.ops.changes import Edits, find
 from vedastore.ops.edit import edit
@@ -222,7 +222,8 @@ def _dump_label(label: Any, old: bytes, name: str) -> bytes:
         key = "Properties" if "Properties" in document and "properties" not in document else "properties"
         document[key] = {**(document.get(key) or {}), name: value}
     except (ValueError, TypeError, AttributeError, RecursionError):
-        raise LabelError("the file that is to get another label is no GeoJSON Feature") from None
+        hint = "give a whole GeoJSON Feature"
+        raise UsageError("the label file that is to get another label is no GeoJSON Feature", hint=hint) from None
     return dump_exact(document, indent_of(old))
 
 
