@@ -63,6 +63,12 @@ def go_on(collection):
     options = {"fit": "pad", "size_px": (64, 64), "scale": "max", "epoch": 1, "shuffle": "shards", "labels": "masks"}
     return len(list(vs.Batches.from_state(collection, collection.batches(3, **options).state(), workers=1)))
 
+def edited(collection):
+    with collection.edit() as edits:
+        edits.update_labels({"2": {"car": []}})
+        edits.remove("1")
+    return edits.collection.version
+
 sound, *stores = sys.argv[1:]
 for store in stores:
     print(json.dumps({"store": store}), flush=True)
@@ -121,6 +127,7 @@ for store in stores:
         "split": lambda: vs.open(store).split(by="place", stratify=True, duplicates=True).version,
         "cli split": lambda: command("split", store, "--stratify", "--duplicates", "--json"),
         "assign": lambda: vs.open(store).assign(seen=1.5).samples.seen.sum(),
+        "edit": lambda: edited(vs.open(store)),
         "clean": lambda: vs.clean(store, grace_days=0).removed,
     }
     done = {name: told(job) for name, job in work.items()}
@@ -183,13 +190,16 @@ def check(sound, tmp_path, cases):
 
 
 def edit_root(store, change, dump=dump_json):
-    """Change the body of the root document, and make its checksum fit."""
+    """Change the body of the root document and of its copy, and make its checksum fit."""
     document = json.loads((store / "zarr.json").read_bytes())
     body = document["attributes"][ATTRIBUTE]
+    copy = store / f"index/{body['write_id']}/root.json"
     body.pop("checksum")
     change(body)
     body["checksum"] = _checksum(body)
     (store / "zarr.json").write_bytes(dump(document))
+    if copy.exists():
+        copy.write_bytes(dump(document))
 
 
 def version(**changes):

@@ -153,8 +153,8 @@ def _added_members(base: Snapshot, edits: Edits) -> Iterator[Member]:
     ordinal = count(next_ordinal(base)) if edits.added else count()
     for sample_id, (image, label) in edits.added.items():
         for name, data in ((f"{top}images/{sample_id}.tif", image), (f"{top}labels/{sample_id}.json", label)):
-            fault = name_fault(name)
-            if fault or classify(name).id != sample_id:
+            role = classify(name)
+            if name_fault(name) or role.kind not in {"image", "label"} or role.id != sample_id:
                 raise UsageError(f"{sample_id!r} cannot be the name of a file", hint="give the sample another id")
             yield Member(name, data, next(ordinal), is_dir=False)
 

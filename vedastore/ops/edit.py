@@ -169,6 +169,7 @@ def _write_version(
         source=_source(version, edits),
         author=edits.author,
         message=edits.message,
+        skipped=tuple(entry for entry in version.skipped if entry.get("id") not in edits.added),
         buckets=buckets,
         index=version.index | _members(write, base, edits, plan),
     )
@@ -213,7 +214,11 @@ def _findings(base: Snapshot, tally: Tally) -> tuple[dict[str, Any], ...]:
     """Return what is worth knowing: the flags of rows as they are, and what else the release was found to have."""
     where = base.version.source.get("url", base.objects.url).rstrip("/").rpartition("/")[2]
     counted = {finding.rule for finding in count_rows(base).flags.findings(where)}
-    kept = [Finding(**{**f, "samples": tuple(f["samples"])}) for f in base.version.findings if f["rule"] not in counted]
+    kept = [
+        Finding(f["rule"], f["message"], f.get("where"), f.get("count", 1), tuple(f.get("samples", ())))
+        for f in base.version.findings
+        if f["rule"] not in counted
+    ]
     return tuple(finding.to_dict() for finding in ordered((*kept, *tally.flags.findings(where))))
 
 

@@ -172,19 +172,24 @@ def _renew_bounds(snapshot: Snapshot, positions: Positions, found: _Features, da
 
 
 def _match(snapshot: Snapshot, positions: Positions, found: _Features, own: Any) -> Any:
-    """Return the feature of each sample, -1 where it has none: the one of its id, or where none has, of its box."""
+    """Return the feature of each sample, -1 where it has none: the one of its id, or the one of its box.
+
+    Ids may be numbers that mean something else: boxes count more where those of most ids do not fit.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     names, ids = pa.chunked_array(snapshot.lookup.id_parts(positions), _text()), pa.chunked_array(found.ids)
     by_id = pc.index_in(names, value_set=ids).fill_null(-1).to_numpy()
-    if (by_id >= 0).any():
+    fitting = (_same_boxes(found.boxes[by_id], own) & (by_id >= 0)).sum()
+    if 0 < (by_id >= 0).sum() <= 2 * fitting:
         return by_id
     places: dict[Any, list[int]] = {}
     for place, box in enumerate(_keys(found.boxes)):
         places.setdefault(box, []).append(place)
     waiting = {box: iter(some) for box, some in places.items()}
-    return np.array([next(waiting[box], -1) if box in waiting else -1 for box in _keys(own)], "i8")
+    by_box = np.array([next(waiting[box], -1) if box in waiting else -1 for box in _keys(own)], "i8")
+    return by_box if (by_box >= 0).sum() > fitting else by_id
 
 
 def _keys(boxes: Any) -> list[tuple[float, ...]]:

@@ -112,7 +112,7 @@ def _plan(snapshot: Snapshot, positions: Array) -> Iterator[Block]:
     apart = np.diff(of_name[order]).astype(bool) | np.diff(of_text[order]).astype(bool)
     for part in np.split(order, np.flatnonzero(apart) + 1) if len(order) else []:
         bucket, code = names.dictionary[int(of_name[part[0]])].as_py(), int(of_text[part[0]])
-        spec = snapshot.version.arrays[bucket].spec
+        spec = snapshot.arrays[bucket].spec
         nodata = None if code < 0 else parse_nodata(texts.dictionary[code].as_py(), spec.dtype)
         most = max(1, _BLOCK_BYTES // (spec.bands * spec.height * spec.width * spec.itemsize))
         for start in range(0, len(part), most):
@@ -121,7 +121,7 @@ def _plan(snapshot: Snapshot, positions: Array) -> Iterator[Block]:
 
 
 def _size(snapshot: Snapshot, block: Block) -> int:
-    spec = snapshot.version.arrays[block.bucket].spec
+    spec = snapshot.arrays[block.bucket].spec
     return len(block.rows) * spec.bands * spec.height * spec.width * spec.itemsize
 
 

@@ -150,7 +150,7 @@ def stats(
 def check_kept(snapshot: Snapshot, *, workers: int | None = None, client: Any = None) -> Iterator[Finding]:
     """Measure again what the store keeps of a version, and tell where that is not what it says."""
     everything = np.arange(snapshot.version.samples)
-    for bucket in (None, *snapshot.version.arrays):
+    for bucket in (None, *snapshot.arrays):
         key = stats_key(snapshot, bucket)
         try:
             kept = read_kept(snapshot, bucket)
@@ -266,7 +266,7 @@ def _choose_buckets(snapshot: Snapshot, table: Any, bucket: str | None) -> dict[
     if bucket is not None and bucket not in names:
         hint = f"there are {', '.join(names)}"
         raise UsageError(f"there is no bucket {bucket!r}", where=snapshot.objects.url, hint=hint)
-    chosen = {name: snapshot.version.arrays[name] for name in names if bucket in (None, name)}
+    chosen = {name: snapshot.arrays[name] for name in names if bucket in (None, name)}
     types = sorted({b.spec.dtype for b in chosen.values()})
     if len(types) > 1:
         hint = f"name one with bucket=: {', '.join(names)}"

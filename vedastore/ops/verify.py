@@ -181,7 +181,8 @@ def _check_table(snapshot: Snapshot, table: str) -> list[Finding]:
         for batch in snapshot.table(table).iter_batches():
             for column in GEOMETRY_COLUMNS[table]:
                 geometry.parse_wkb(batch.column(column).to_pylist())
-        return [*_check_samples(snapshot)] if table == "samples" else []
+        checks = {"samples": _check_samples, "features": _check_features}
+        return [*checks[table](snapshot)] if table in checks else []
     except StoreError as error:
         return [Finding("index", error.message, snapshot.version.index[table].key)]
 
@@ -191,6 +192,17 @@ def _check_samples(snapshot: Snapshot) -> Iterator[Finding]:
         values = snapshot.table("samples").read([column]).column(0)
         if pc.count_distinct(values).as_py() != len(values):
             yield Finding("index", f"two samples have the same {column}", snapshot.version.index["samples"].key)
+
+
+def _check_features(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare how many objects each sample has with how many it is said to have."""
+    told = snapshot.table("samples").read(["objects"]).column(0).to_numpy()
+    found = np.zeros(len(told), "i8")
+    for batch in snapshot.table("features").iter_batches(["position"]):
+        np.add.at(found, batch.column(0).to_numpy(), 1)
+    if (found != told).any() or found.sum() != snapshot.version.features:
+        reason = "there are not as many features as samples have objects"
+        yield Finding("index", reason, snapshot.version.index["features"].key)
 
 
 def _check_shards(

@@ -125,8 +125,10 @@ class Version:
     def __post_init__(self) -> None:
         _check(self, _VERSION_FIELDS, "a version")
         for table, rows in (("samples", self.samples), ("features", self.features)):
-            if self.index[table].rows != rows and not self.parts:
-                raise ValueError(f"a version's {table} are {rows}, but its index has {self.index[table].rows}")
+            most = self.index[table].rows + sum(getattr(part, table).rows for part in self.parts)
+            if rows > most or (rows < most and not self.parts):
+                raise ValueError(f"a version's {table} are {rows}, but its index has {most}")
+        _ = self.arrays  # together they have no more rows than there can be, or else this raises
 
     @property
     def label_options(self) -> LabelOptions:
@@ -406,6 +408,18 @@ def _is_told(value: object) -> bool:
     )
 
 
+def _is_finding(value: object) -> bool:
+    """Tell whether it has what every finding has; what it may have besides is told where it is."""
+    return (
+        _dict_of(_is_told)(value)
+        and isinstance(value, dict)
+        and all(_is_text(value.get(name)) for name in ("rule", "message"))
+        and (value.get("where") is None or _is_text(value["where"]))
+        and _is_count(value.get("count", 1))
+        and isinstance(value.get("samples", []), list)
+    )
+
+
 def _is_chip(value: object) -> bool:
     return (
         isinstance(value, ChipSpec)
@@ -457,7 +471,7 @@ _VERSION_FIELDS: Final[dict[str, Callable[[object], bool]]] = {
     "content": _dict_of(_is_text),
     "source": _is_source,
     "skipped": _tuple_of(_dict_of(_is_told)),
-    "findings": _tuple_of(_dict_of(_is_told)),
+    "findings": _tuple_of(_is_finding),
     "parts": lambda value: isinstance(value, tuple) and len(value) <= PARTS_LIMIT,
     "author": lambda value: value is None or _is_text(value),
     "message": lambda value: value is None or _is_text(value),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vedastore.errors import StoreError
 from vedastore.io import geometry
 from vedastore.spec.tables import GEOMETRY_COLUMNS
 from vedastore.store.commit import Write
@@ -84,6 +85,9 @@ def _write_features(write: Write, snapshot: Snapshot) -> IndexFile:
     with TableWriter("features") as writer:
         for table in _iter_features(snapshot):
             _append(writer, table)
+        if writer.rows != snapshot.version.features:
+            told = f"it has {writer.rows} features instead of {snapshot.version.features}"
+            raise StoreError(f"the index is damaged: {told}", where=snapshot.objects.url)
         return writer.finish(write)
 
 
