@@ -1,5 +1,6 @@
 """Conversions on a Dask cluster, and in its tasks: the same bytes as anywhere, whichever worker dies."""
 
+import errno
 import json
 import os
 import signal
@@ -125,6 +126,44 @@ def test_a_refused_release_leaves_nothing(tmp_path, client):
     with pytest.raises(vs.errors.ImageError, match="images"):
         vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr", client=client)
     assert not (tmp_path / "r.zarr").exists()
+
+
+def test_a_fault_of_this_process_is_not_the_clusters(tmp_path, client):
+    """A full disk here has its name, and what the workers have begun is given up."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    collection = vs.convert(make_release(4).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
+    with pytest.raises(StoreError, match="No space left") as told:
+        collection.export(tmp_path / "x.tar", client=client, progress=full)
+    assert not isinstance(told.value, ClusterError)
+    with pytest.raises(OSError, match="No space left"):
+        collection.verify(client=client, progress=full)
+
+
+def test_edits_are_made_here(tmp_path, client, monkeypatch):
+    """They are small, and take no client: an active one is left alone."""
+    release = make_release(4)
+    collection = vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
+    label = release.members[f"{release.top}/labels/0.json"]
+    assert distributed.get_client() is client
+    monkeypatch.setattr(client, "submit", None)
+    monkeypatch.setattr(client, "get_executor", None)
+    assert len(collection.add({"new": (geotiff(pixels_of(seed=99)), label)})) == 5
+
+
+@pytest.mark.parametrize("job", ["convert", "verify"])
+def test_a_cluster_without_workers_is_told(tmp_path, monkeypatch, job):
+    source, store = make_release(2).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr"
+    collection = vs.convert(source, tmp_path / "there.zarr")
+    monkeypatch.setattr("vedastore.ops.cluster._PATIENCE_SECONDS", 0.1)
+    with (
+        distributed.Client(n_workers=0, processes=False, dashboard_address=":0") as nobody,
+        pytest.raises(ClusterError, match="has no workers"),
+    ):
+        vs.convert(source, store, client=nobody) if job == "convert" else collection.verify(client=nobody)
+    assert not store.exists()
 
 
 def test_a_task_converts_by_itself(tmp_path):

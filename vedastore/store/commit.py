@@ -81,8 +81,9 @@ class Write:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Keep what landed or may have landed, whatever went wrong afterwards; remove everything else."""
-        lost = isinstance(error, ClusterError) and self._base is None  # it can go on
-        unknown = lost or isinstance(error, UnknownOutcomeError)
+        if isinstance(error, ClusterError) and (self.journalled or self.earlier):  # another one of the same can go on
+            kind, error = UnknownOutcomeError, UnknownOutcomeError(error.message)
+        unknown = isinstance(error, UnknownOutcomeError)
         kept = self._landed or unknown or (self._swapping and self._may_be_ours())
         if self._landed:
             self._remove_copy()
