@@ -106,15 +106,29 @@ def test_a_worker_elsewhere_is_refused(tmp_path, client):
     """One that has not the same disk would keep the shard to itself."""
     objects = LocalObjects(tmp_path / "nowhere")
     with pytest.raises(StoreError, match="does not see the store"):
-        client.submit(_write_shard, [], [], b"", (objects, "chips/x", keys.INCOMPLETE)).result()
+        client.submit(_write_shard, [], [], b"", (objects, "chips/x", (keys.INCOMPLETE, ""))).result()
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_worker_of_a_dead_writer_is_refused(tmp_path, client):
+    """Its shard would take the place of one of the conversion that has come after."""
+    objects = LocalObjects(tmp_path / "r.zarr")
+    with Write(objects, fingerprint="one") as dead:
+        witness = dead.witness
+        assert client.submit(_write_shard, [], [], b"x", (objects, "chips/x", witness)).result() == 1
+        objects.delete("chips/x")
+    with Write(objects, fingerprint="other") as write:
+        with pytest.raises(StoreError, match="another conversion"):
+            client.submit(_write_shard, [], [], b"", (objects, "chips/x", witness)).result()
+        assert objects.size("chips/x") is None
+        assert witness != write.witness
 
 
 def test_a_shard_that_is_not_there_is_refused(tmp_path, client, monkeypatch):
     """The worker says that it has written, and this process sees nothing of it."""
     monkeypatch.setattr(LocalObjects, "__reduce__", lambda _: (LocalObjects, (tmp_path / "other",)))
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / keys.INCOMPLETE).touch()
+    (tmp_path / "other" / keys.INCOMPLETE).symlink_to(tmp_path / "r.zarr" / keys.INCOMPLETE)
     with pytest.raises(StoreError, match="does not see it"):
         vs.convert(make_release(2).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr", client=client)
     assert not (tmp_path / "r.zarr").exists()

@@ -148,14 +148,19 @@ def _chunks_of(outcome: Outcome) -> tuple[bytes, ...]:
 
 
 def _write_shard(
-    batches: list[list[Outcome]], chips: Sequence[tuple[int, int]], index: bytes, target: tuple[Objects, str, str]
+    batches: list[list[Outcome]],
+    chips: Sequence[tuple[int, int]],
+    index: bytes,
+    target: tuple[Objects, str, tuple[str, str]],
 ) -> int:
     """Write a shard of chips, each the outcome of a batch; return its bytes.
 
     It may run twice, and both at a time: the bytes are the same, and an object is replaced whole.
     """
-    objects, key, witness = target
+    objects, key, (witness, write_id) = target
     if objects.size(witness) is None:  # it would be written to a disk that only this worker has
         raise StoreError("a worker does not see the store", where=objects.url, hint=_HINT)
+    if write_id and write_id.encode() not in objects.read(witness):  # the shard would take the place of another one's
+        raise StoreError("another conversion is under way here by now", where=objects.url)
     chunks = chain.from_iterable(_chunks_of(batches[batch][position]) for batch, position in chips)
     return objects.write(key, chain(chunks, [index]))

@@ -130,9 +130,13 @@ class Write:
             yield journal
 
     @property
-    def witness(self) -> str:
-        """Key of an object that is there while this write is under way: who does not see it sees another place."""
-        return keys.INCOMPLETE if self.first else keys.ROOT
+    def witness(self) -> tuple[str, str]:
+        """Key of an object that is there while this write is under way, and the id of a write that it has to name.
+
+        Who does not see it sees another place, or works for a writer that is dead. No id is needed where all keys have
+        that of this write.
+        """
+        return (keys.INCOMPLETE, self.write_id if self.objects.exclusive else "") if self.first else (keys.ROOT, "")
 
     def note(self, key: str) -> None:
         """Note that an object is being written, by whomever: what is of this write is removed if it fails."""
