@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from vedastore.ops.excerpt import Rewritten, plan_excerpt
 from vedastore.ops.rebuild import iter_rebuilt, iter_sections
 from vedastore.ops.select import require_samples
 from vedastore.ops.shipment import iter_shipped
-from vedastore.ops.workers import count_workers, open_executor
+from vedastore.ops.workers import open_executor, open_threads
 from vedastore.spec.places import check_options, parse_place
 from vedastore.spec.release import import_request
 from vedastore.store.snapshot import read_json
@@ -104,7 +103,7 @@ def export(
         total = 2 * samples + (0 if for_import else kept)
         others = excerpt.iter_members() if excerpt else iter(()) if for_import else None
         executor = stack.enter_context(open_executor(workers, client))
-        deflaters = stack.enter_context(ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore-gzip"))
+        deflaters = stack.enter_context(open_threads(workers))
         level = (level or DEFAULT_LEVEL) if compress else None
         writer = ReleaseWriter(file, compress=compress, executor=deflaters, level=level or DEFAULT_LEVEL)
         sections = iter_sections(snapshot, positions, others)

@@ -83,8 +83,13 @@ class Write:
         """Keep what landed or may have landed, whatever went wrong afterwards; remove everything else."""
         if isinstance(error, ClusterError) and (self.journalled or self.earlier):  # another one of the same can go on
             kind, error = UnknownOutcomeError, UnknownOutcomeError(error.message)
+        elif self._swapping and not self._landed and not isinstance(error, UnknownOutcomeError):
+            try:
+                self._landed = self._is_ours()
+            except UnknownOutcomeError as nobody_knows:
+                kind, error = UnknownOutcomeError, nobody_knows
         unknown = isinstance(error, UnknownOutcomeError)
-        kept = self._landed or unknown or (self._swapping and self._may_be_ours())
+        kept = self._landed or unknown
         if self._landed:
             self._remove_copy()
         if kept and not unknown:  # where nobody knows, the claim leaves its place as it is
@@ -213,13 +218,6 @@ class Write:
         if self._base is not None:
             with suppress(StoreError):  # one more does no harm
                 self.objects.delete(keys.root_copy(self._base[0].write_id))
-
-    def _may_be_ours(self) -> bool:
-        try:
-            self._landed = self._is_ours()
-        except UnknownOutcomeError:
-            return True
-        return self._landed
 
     def _is_ours(self) -> bool:
         try:
