@@ -1,5 +1,6 @@
 """Conversions on a Dask cluster, and in its tasks: the same bytes as anywhere, whichever worker dies."""
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import vedastore as vs
 from tests.builders import assert_store_ok, geotiff, make_release, pixels_of
 from vedastore.errors import ClusterError, StoreError
 from vedastore.io.objects import LocalObjects
-from vedastore.ops.cluster import Cluster, _write_shard
+from vedastore.ops.cluster_crew import Cluster, _write_shard
 from vedastore.ops.convert import convert
 from vedastore.ops.options import ConvertOptions
 from vedastore.spec import arrays, keys
@@ -54,13 +55,15 @@ def mixed_release(count=22):
 
 
 def objects_of(store):
-    """All objects of a store by key; the root without the time of its commit, and its checksum."""
+    """All objects of a store by key; the root and its copy without the time of their commit, and their checksum."""
     found = {p.relative_to(store).as_posix(): p.read_bytes() for p in store.rglob("*") if p.is_file()}
-    root = json.loads(found["zarr.json"])
-    del root["attributes"]["vedastore"]["checksum"]
-    for version in root["attributes"]["vedastore"]["versions"]:
-        del version["created"]
-    return found | {"zarr.json": root}
+    roots = {key: json.loads(data) for key, data in found.items() if key == keys.ROOT or keys.parse_root_copy(key)}
+    assert len(roots) == 2
+    for root in roots.values():
+        del root["attributes"]["vedastore"]["checksum"]
+        for version in root["attributes"]["vedastore"]["versions"]:
+            del version["created"]
+    return found | roots
 
 
 @pytest.mark.usefixtures("small_shards", "one_write_id")
@@ -93,7 +96,7 @@ def test_what_is_under_way_is_bounded(tmp_path, client, monkeypatch):
 
     monkeypatch.setattr(Cluster, "put", put)
     monkeypatch.setattr(Cluster, "writes_pending", 1)
-    monkeypatch.setattr("vedastore.ops.cluster.IN_FLIGHT_BYTES", 4 * IMAGE_BYTES)
+    monkeypatch.setattr("vedastore.ops.cluster_crew.IN_FLIGHT_BYTES", 4 * IMAGE_BYTES)
     vs.convert(make_release(60).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr", client=client)
     assert len(held) == 15
     assert max(held) < 40  # of 60 batches and their halves
@@ -103,15 +106,29 @@ def test_a_worker_elsewhere_is_refused(tmp_path, client):
     """One that has not the same disk would keep the shard to itself."""
     objects = LocalObjects(tmp_path / "nowhere")
     with pytest.raises(StoreError, match="does not see the store"):
-        client.submit(_write_shard, [], [], b"", (objects, "chips/x", keys.INCOMPLETE)).result()
+        client.submit(_write_shard, [], [], b"", (objects, "chips/x", (keys.INCOMPLETE, ""))).result()
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_worker_of_a_dead_writer_is_refused(tmp_path, client):
+    """Its shard would take the place of one of the conversion that has come after."""
+    objects = LocalObjects(tmp_path / "r.zarr")
+    with Write(objects, fingerprint="one") as dead:
+        witness = dead.witness
+        assert client.submit(_write_shard, [], [], b"x", (objects, "chips/x", witness)).result() == 1
+        objects.delete("chips/x")
+    with Write(objects, fingerprint="other") as write:
+        with pytest.raises(StoreError, match="another conversion"):
+            client.submit(_write_shard, [], [], b"", (objects, "chips/x", witness)).result()
+        assert objects.size("chips/x") is None
+        assert witness != write.witness
 
 
 def test_a_shard_that_is_not_there_is_refused(tmp_path, client, monkeypatch):
     """The worker says that it has written, and this process sees nothing of it."""
     monkeypatch.setattr(LocalObjects, "__reduce__", lambda _: (LocalObjects, (tmp_path / "other",)))
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / keys.INCOMPLETE).touch()
+    (tmp_path / "other" / keys.INCOMPLETE).symlink_to(tmp_path / "r.zarr" / keys.INCOMPLETE)
     with pytest.raises(StoreError, match="does not see it"):
         vs.convert(make_release(2).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr", client=client)
     assert not (tmp_path / "r.zarr").exists()
@@ -123,6 +140,44 @@ def test_a_refused_release_leaves_nothing(tmp_path, client):
     with pytest.raises(vs.errors.ImageError, match="images"):
         vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr", client=client)
     assert not (tmp_path / "r.zarr").exists()
+
+
+def test_a_fault_of_this_process_is_not_the_clusters(tmp_path, client):
+    """A full disk here has its name, and what the workers have begun is given up."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    collection = vs.convert(make_release(4).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
+    with pytest.raises(StoreError, match="No space left") as told:
+        collection.export(tmp_path / "x.tar", client=client, progress=full)
+    assert not isinstance(told.value, ClusterError)
+    with pytest.raises(OSError, match="No space left"):
+        collection.verify(client=client, progress=full)
+
+
+def test_edits_are_made_here(tmp_path, client, monkeypatch):
+    """They are small, and take no client: an active one is left alone."""
+    release = make_release(4)
+    collection = vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
+    label = release.members[f"{release.top}/labels/0.json"]
+    assert distributed.get_client() is client
+    monkeypatch.setattr(client, "submit", None)
+    monkeypatch.setattr(client, "get_executor", None)
+    assert len(collection.add({"new": (geotiff(pixels_of(seed=99)), label)})) == 5
+
+
+@pytest.mark.parametrize("job", ["convert", "verify"])
+def test_a_cluster_without_workers_is_told(tmp_path, monkeypatch, job):
+    source, store = make_release(2).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr"
+    collection = vs.convert(source, tmp_path / "there.zarr")
+    monkeypatch.setattr("vedastore.ops.cluster._PATIENCE_SECONDS", 0.1)
+    with (
+        distributed.Client(n_workers=0, processes=False, dashboard_address=":0") as nobody,
+        pytest.raises(ClusterError, match="has no workers"),
+    ):
+        vs.convert(source, store, client=nobody) if job == "convert" else collection.verify(client=nobody)
+    assert not store.exists()
 
 
 def test_a_task_converts_by_itself(tmp_path):
@@ -178,7 +233,7 @@ def test_a_lost_cluster_is_told_and_gone_on_without(tmp_path, client):
     ):
         lost = distributed.Client(cluster)
         patch.setattr(Cluster, "put", close)
-        with pytest.raises(ClusterError, match="the cluster did not"):
+        with pytest.raises(ClusterError, match="gave the work up"):
             vs.convert(source, tmp_path / "r.zarr", client=lost)
     with pytest.raises(StoreError, match="has not finished"):
         vs.open(tmp_path / "r.zarr")

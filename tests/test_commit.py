@@ -13,6 +13,7 @@ import vedastore as vs
 from tests.builders import assert_store_ok, make_release
 from vedastore.errors import ConflictError
 from vedastore.io.objects import LocalObjects
+from vedastore.spec import keys
 
 CONVERT = "import sys, vedastore as vs; vs.convert(sys.argv[1], sys.argv[2])"
 
@@ -90,6 +91,33 @@ def test_a_failed_overwrite_leaves_the_store(tmp_path):
         vs.convert(tmp_path / "bad.tar.gz", tmp_path / "r.zarr", mode="overwrite")
     assert everything_below(tmp_path / "r.zarr") == before
     assert_store_ok(tmp_path / "r.zarr", release)
+
+
+@pytest.mark.parametrize("lands", [False, True])
+def test_an_outcome_that_nobody_knows_leaves_the_place_as_it_is(tmp_path, monkeypatch, lands):
+    """Ctrl-C in the swap, and no root can be read: it may be there or not, and both are whole."""
+    source, store = make_release(3).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr"
+    swap, read = LocalObjects.swap, LocalObjects.read_tagged
+
+    def interrupted(self, *arguments):
+        if lands:
+            swap(self, *arguments)
+        patch.setattr(LocalObjects, "read_tagged", unreadable)
+        raise KeyboardInterrupt
+
+    def unreadable(self, key, most):
+        if key == keys.ROOT:
+            raise vs.errors.StoreError("no answer")
+        return read(self, key, most)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalObjects, "swap", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            vs.convert(source, store)
+    assert (store / keys.INCOMPLETE).exists()
+    if not lands:
+        vs.convert(source, store)
+    assert vs.open(store).verify(against=source).ok
 
 
 def test_a_refused_conversion_leaves_no_parents(tmp_path):

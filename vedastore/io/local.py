@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vedastore.errors import ClusterError, ConflictError, StoreError, UnknownOutcomeError
+from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -193,7 +193,7 @@ class LocalObjects:
                         os.pwrite(descriptor, told, 0)
                         os.fsync(descriptor)
                     yield
-                except (UnknownOutcomeError, ClusterError):
+                except UnknownOutcomeError:
                     raise
                 except BaseException:
                     with suppress(OSError):  # the next owner clears what remains; the error that counts is another

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import ClusterError, ConflictError, StoreError, UnknownOutcomeError
+from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.io.s3 import PROBE, Answer
 from vedastore.io.upload import Upload
 
@@ -125,7 +125,7 @@ class S3Objects:
         self._s3.put(marker, renew(earlier[0] if earlier else b"")[0])
         try:
             yield
-        except (UnknownOutcomeError, ClusterError):
+        except UnknownOutcomeError:
             raise
         except BaseException:
             with suppress(StoreError):  # the error that counts is another

@@ -18,7 +18,7 @@ from vedastore.ops.intake import Intake
 from vedastore.ops.options import ConvertOptions
 from vedastore.ops.rebuild import rebuild
 from vedastore.ops.roll import Encoded, Roll, read_batch
-from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
+from vedastore.ops.workers import batched_bytes, map_ordered, open_threads
 from vedastore.spec.release import classify
 from vedastore.store.known import KnownChips
 
@@ -92,7 +92,7 @@ def read_changes(
     roll = Roll(ledger, options, where, Refusals())
     known = KnownChips(base.objects, base.root, few=True) if edits.added else None
     changed = np.setdiff1d(find(base, edits.touched), find(base, edits.removed))
-    with open_executor(workers) as executor, Crew(executor) as crew, Intake(write, roll, crew, known) as intake:
+    with open_threads(workers) as executor, Crew(executor) as crew, Intake(write, roll, crew, known) as intake:
         read = partial(_read_changed, base, edits.labels, options)
         for items in map_ordered(
             executor,

@@ -1,9 +1,10 @@
-"""A Dask cluster: a snapshot that its workers share, and what can go wrong with it, as errors with names."""
+"""A Dask cluster: its workers as an executor, a snapshot that they share, what can go wrong as errors with names."""
 
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +12,7 @@ from vedastore.errors import ClusterError, StoreError, VedastoreError
 from vedastore.store.commit import read_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from vedastore.store.snapshot import Snapshot
 
@@ -20,6 +21,43 @@ _ANYWHERE: Final[Any] = {"allow_other_workers": True, "pure": False}
 """A worker that is asked for may die: another one does it then."""
 _UNREADABLE: Final = "deserialization"
 """What distributed says where the scheduler cannot read what it is to hand out."""
+_PATIENCE_SECONDS: Final = 300
+"""How long a cluster may be without workers: some start them once there is work."""
+_FAREWELL_SECONDS: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The result to come of a task. A `Promise`."""
+
+    future: Any
+
+    def done(self) -> bool:
+        """Tell whether there is a result, or an error."""
+        return bool(self.future.done())
+
+    def result(self) -> Any:
+        """Return the result, or raise the error."""
+        with cluster_errors():
+            return self.future.result()
+
+    def cancel(self) -> bool:
+        """Give it up; one that has begun may go on."""
+        with suppress(ClusterError), cluster_errors():  # nothing is left to cancel
+            self.future.cancel()
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The workers of a cluster, to which tasks are given. Only what the cluster does is named as its fault."""
+
+    client: Any
+
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Task:
+        """Have ``function(*args)`` computed by a worker."""
+        with cluster_errors():
+            return Task(self.client.submit(function, *args, pure=False))
 
 
 @contextmanager
@@ -52,21 +90,37 @@ def cluster_errors() -> Iterator[None]:
         raise ClusterError(f"the cluster cannot read its work: {error}", hint=_ALIKE) from error
 
 
-def check_workers(client: Any) -> None:
-    """Find out whether the workers know this package: one that cannot read its task would be waited for in vain.
+def open_workers(client: Any) -> Workers:
+    """Return the workers of a cluster, once they know this package: who cannot read its task is waited for in vain.
 
     Raises
     ------
-    ImportError
-        When one does not.
+    ClusterError
+        When one does not, and when there are none.
     """
     import distributed
 
-    asked = [client.submit(import_module, __name__, workers=[w], **_ANYWHERE) for w in client.nthreads()]
-    distributed.wait(asked)
-    for future in asked:
-        if future.status == "error":
-            future.result()
+    with cluster_errors():
+        if not client.nthreads():
+            try:
+                distributed.wait(client.submit(import_module, __name__, pure=False), _PATIENCE_SECONDS)
+            except TimeoutError:
+                hint = "start some, and run this again"
+                raise ClusterError("the cluster has no workers", where=client.scheduler.address, hint=hint) from None
+        asked = [client.submit(import_module, __name__, workers=[w], **_ANYWHERE) for w in client.nthreads()]
+        distributed.wait(asked)
+        for future in asked:
+            if future.status == "error":
+                future.result()
+    return Workers(client)
+
+
+def await_ends(tasks: Iterable[Task]) -> None:
+    """Wait until none of some tasks is under way, whatever becomes of them: for a while, as workers may be gone."""
+    import distributed
+
+    with suppress(ClusterError), cluster_errors():  # the error that counts is another; a TimeoutError is an OSError
+        distributed.wait([task.future for task in tasks], _FAREWELL_SECONDS)
 
 
 def count_threads(client: Any) -> int:
@@ -85,8 +139,9 @@ def share(client: Any, snapshot: Snapshot) -> Any:
     StoreError
         When a worker does not find the store.
     """
-    shared = client.submit(_same, snapshot, pure=False)
-    client.gather([client.submit(_find, shared, workers=[w], **_ANYWHERE) for w in client.nthreads()])
+    with cluster_errors():
+        shared = client.submit(_same, snapshot, pure=False)
+        client.gather([client.submit(_find, shared, workers=[w], **_ANYWHERE) for w in client.nthreads()])
     return shared
 
 

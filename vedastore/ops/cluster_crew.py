@@ -6,22 +6,23 @@ had is made again, by others, where it dies: Dask knows how.
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from vedastore.errors import ClusterError, StoreError
-from vedastore.ops.cluster import check_workers, cluster_errors, count_threads
+from vedastore.errors import StoreError
+from vedastore.ops.cluster import Workers, await_ends, count_threads
 from vedastore.ops.crew import Crew
 from vedastore.ops.roll import Encoded
-from vedastore.ops.workers import IN_FLIGHT_BYTES, find_client, open_executor
+from vedastore.ops.workers import IN_FLIGHT_BYTES, open_executor
 from vedastore.store.shards import Away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vedastore.io.objects import Objects
+    from vedastore.ops.cluster import Task
     from vedastore.ops.roll import Outcome
     from vedastore.ops.workers import Promise
     from vedastore.store.commit import Write
@@ -35,14 +36,10 @@ _HINT: Final = "give the workers a path that leads to the same directory everywh
 @contextmanager
 def open_crew(workers: int | None = None, client: Any = None) -> Iterator[Crew]:
     """Give threads, or the workers of a Dask cluster: of the client named, or of the active one."""
-    found = find_client(client)
-    if found is not None:
-        with cluster_errors():
-            check_workers(found)
-        with Cluster(found) as crew:
-            yield crew
-        return
-    with open_executor(workers) as executor, Crew(executor) as crew:
+    with (
+        open_executor(workers, client) as executor,
+        Cluster(executor) if isinstance(executor, Workers) else Crew(executor) as crew,
+    ):
         yield crew
 
 
@@ -53,24 +50,20 @@ class Cluster(Crew):
     writes_pending = 4
     local = False
 
-    def __init__(self, client: Any) -> None:
-        super().__init__(client.get_executor(pure=False))
-        self._client = client
-        self.in_flight_bytes = IN_FLIGHT_BYTES * -(-count_threads(client) // _THREADS)
-        self._puts: list[Any] = []
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(workers)
+        self._workers = workers
+        self.in_flight_bytes = IN_FLIGHT_BYTES * -(-count_threads(workers.client) // _THREADS)
+        self._puts: list[Task] = []
 
     def settle(self) -> None:
         """Wait until no write is under way, here or there."""
-        from distributed import wait
-
-        with suppress(ClusterError), cluster_errors():  # the error that counts is another
-            wait(self._puts)
+        await_ends(self._puts)
         super().settle()
 
     def submit(self, read: Callable[[Any], Any], batch: Any, /) -> Promise[Any]:
         """Have a batch read; the chunks of its images are `Away`."""
-        with cluster_errors():
-            return _Reading(self._client, read, batch)
+        return _Reading(self._workers, read, batch)
 
     def put(self, write: Write, key: str, draft: ShardDraft) -> Promise[int]:
         """Have a shard written by one worker, which gets its chunks from those that have them."""
@@ -78,11 +71,10 @@ class Cluster(Crew):
             return super().put(write, key, draft)
         numbers: dict[Any, int] = {}
         chips = [(numbers.setdefault(chip.holder, len(numbers)), chip.position) for chip in draft.away]
-        batches = [holder.outcomes for holder in numbers]
+        batches = [holder.outcomes.future for holder in numbers]
         write.note(key)
         target = write.objects, key, write.witness
-        with cluster_errors():
-            put = self._client.submit(_write_shard, batches, chips, draft.index(), target, pure=False)
+        put = self._workers.submit(_write_shard, batches, chips, draft.index(), target)
         self._puts = [*(earlier for earlier in self._puts if not earlier.done()), put]
         return _Putting(put, write.objects, key)
 
@@ -90,43 +82,38 @@ class Cluster(Crew):
 class _Reading:
     """The outcomes of a batch to come."""
 
-    def __init__(self, client: Any, read: Callable[[Any], list[Outcome]], batch: Any) -> None:
-        self._held = _Held(client, client.submit(read, batch, pure=False), sum(m.size_bytes for m in batch))
-        self._found = client.submit(_without_chunks, self._held.outcomes, pure=False)
+    def __init__(self, workers: Workers, read: Callable[[Any], list[Outcome]], batch: Any) -> None:
+        self._held = _Held(workers, workers.submit(read, batch), sum(m.size_bytes for m in batch))
+        self._found = workers.submit(_without_chunks, self._held.outcomes.future)
 
     def done(self) -> bool:
-        return bool(self._found.done())
+        return self._found.done()
 
     def cancel(self) -> bool:
-        with suppress(ClusterError), cluster_errors():  # nothing is left to cancel
-            self._found.cancel()
-            self._held.outcomes.cancel()
-        return True
+        self._found.cancel()
+        return self._held.outcomes.cancel()
 
     def result(self) -> list[Outcome]:
-        with cluster_errors():
-            found = self._found.result()
         return [
             replace(outcome, chunks=Away(self._held, position, lengths)) if isinstance(outcome, Encoded) else outcome
-            for position, (outcome, lengths) in enumerate(found)
+            for position, (outcome, lengths) in enumerate(self._found.result())
         ]
 
 
 class _Putting:
     """The bytes of a shard to come."""
 
-    def __init__(self, put: Any, objects: Objects, key: str) -> None:
+    def __init__(self, put: Task, objects: Objects, key: str) -> None:
         self._put, self._objects, self._key = put, objects, key
 
     def done(self) -> bool:
-        return bool(self._put.done())
+        return self._put.done()
 
     def cancel(self) -> bool:
         return False  # whoever leaves waits for it
 
     def result(self) -> int:
-        with cluster_errors():
-            size = int(self._put.result())
+        size = int(self._put.result())
         if self._objects.size(self._key) != size:
             where = f"{self._objects.url}/{self._key}"
             raise StoreError("a worker wrote the shard where this process does not see it", where=where, hint=_HINT)
@@ -136,14 +123,11 @@ class _Putting:
 class _Held:
     """The outcomes of a batch, on a worker: they stay there for as long as this is referred to."""
 
-    def __init__(self, client: Any, outcomes: Any, size_bytes: int) -> None:
-        self._client, self.outcomes, self.size_bytes = client, outcomes, size_bytes
+    def __init__(self, workers: Workers, outcomes: Task, size_bytes: int) -> None:
+        self._workers, self.outcomes, self.size_bytes = workers, outcomes, size_bytes
 
     def take(self, positions: Sequence[int]) -> list[tuple[bytes, ...]]:
-        with cluster_errors():
-            chunks: list[tuple[bytes, ...]] = self._client.submit(
-                _take_chunks, self.outcomes, positions, pure=False
-            ).result()
+        chunks: list[tuple[bytes, ...]] = self._workers.submit(_take_chunks, self.outcomes.future, positions).result()
         return chunks
 
 
@@ -164,14 +148,19 @@ def _chunks_of(outcome: Outcome) -> tuple[bytes, ...]:
 
 
 def _write_shard(
-    batches: list[list[Outcome]], chips: Sequence[tuple[int, int]], index: bytes, target: tuple[Objects, str, str]
+    batches: list[list[Outcome]],
+    chips: Sequence[tuple[int, int]],
+    index: bytes,
+    target: tuple[Objects, str, tuple[str, str]],
 ) -> int:
     """Write a shard of chips, each the outcome of a batch; return its bytes.
 
     It may run twice, and both at a time: the bytes are the same, and an object is replaced whole.
     """
-    objects, key, witness = target
+    objects, key, (witness, write_id) = target
     if objects.size(witness) is None:  # it would be written to a disk that only this worker has
         raise StoreError("a worker does not see the store", where=objects.url, hint=_HINT)
+    if write_id and write_id.encode() not in objects.read(witness):  # the shard would take the place of another one's
+        raise StoreError("another conversion is under way here by now", where=objects.url)
     chunks = chain.from_iterable(_chunks_of(batches[batch][position]) for batch, position in chips)
     return objects.write(key, chain(chunks, [index]))

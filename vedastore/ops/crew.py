@@ -10,9 +10,8 @@ from vedastore.ops.workers import IN_FLIGHT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Executor
 
-    from vedastore.ops.workers import Promise
+    from vedastore.ops.workers import Promise, Submits
     from vedastore.store.commit import Write
     from vedastore.store.shards import ShardDraft
 
@@ -32,7 +31,7 @@ class Crew:
     local: bool = True
     """Whether workers see the files that this process sees."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Submits) -> None:
         self._executor = executor
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vedastore-write")
         for library in _LATER:  # what the end of a conversion needs is loaded while the release is read

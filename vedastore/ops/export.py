@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,17 +15,18 @@ from vedastore.errors import UsageError
 from vedastore.exchange.release import ReleaseWriter
 from vedastore.io.deflate import DEFAULT_LEVEL, LEVELS
 from vedastore.io.files import new_target
+from vedastore.ops.cluster import Workers
 from vedastore.ops.excerpt import Rewritten, plan_excerpt
 from vedastore.ops.rebuild import iter_rebuilt, iter_sections
 from vedastore.ops.select import require_samples
 from vedastore.ops.shipment import iter_shipped
-from vedastore.ops.workers import count_workers, find_client, is_local, open_executor
+from vedastore.ops.workers import open_executor, open_threads
 from vedastore.spec.places import check_options, parse_place
 from vedastore.spec.release import import_request
 from vedastore.store.snapshot import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from vedastore.ops.rebuild import Outcome, Rebuilt
     from vedastore.spec.places import Place
@@ -103,15 +103,15 @@ def export(
         total = 2 * samples + (0 if for_import else kept)
         others = excerpt.iter_members() if excerpt else iter(()) if for_import else None
         executor = stack.enter_context(open_executor(workers, client))
-        deflaters = stack.enter_context(ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore-gzip"))
+        deflaters = stack.enter_context(open_threads(workers))
         level = (level or DEFAULT_LEVEL) if compress else None
         writer = ReleaseWriter(file, compress=compress, executor=deflaters, level=level or DEFAULT_LEVEL)
         sections = iter_sections(snapshot, positions, others)
-        if is_local(executor):
-            written = _iter_written(iter_rebuilt(snapshot, executor, sections), writer)
+        if isinstance(executor, Workers):
+            written = iter_shipped(executor, snapshot, sections, writer, file=file, level=level)
         else:
-            written = iter_shipped(find_client(client), snapshot, sections, writer, file=file, level=level)
-        for done, outcome in enumerate(written, 1):
+            written = _iter_written(iter_rebuilt(snapshot, executor, sections), writer)
+        for done, outcome in enumerate(stack.enter_context(closing(written)), 1):
             counts[outcome] += 1
             if progress:
                 progress(done, total)
@@ -132,7 +132,7 @@ def export(
     )
 
 
-def _iter_written(batches: Iterable[tuple[list[Rebuilt], bool]], writer: ReleaseWriter) -> Iterator[Outcome]:
+def _iter_written(batches: Iterable[tuple[list[Rebuilt], bool]], writer: ReleaseWriter) -> Generator[Outcome]:
     """Write what threads have rebuilt; yield the outcome of every member."""
     for members, ends in batches:
         for member in members:

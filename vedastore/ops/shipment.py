@@ -7,33 +7,32 @@ worker had that dies is made again by another.
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from vedastore.io.upload import Upload
-from vedastore.ops.cluster import count_threads, share
+from vedastore.ops.cluster import await_ends, count_threads, share
 from vedastore.ops.rebuild import SECTION_BYTES, make_section
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from vedastore.exchange.release import ReleaseWriter, Section
     from vedastore.io.upload import Ticket
+    from vedastore.ops.cluster import Task, Workers
     from vedastore.ops.rebuild import Outcome, Sized
     from vedastore.store.snapshot import Snapshot
 
 _SECTIONS_EACH: Final = 3
 """Sections that may be under way for each thread: one that is made, one that waits, one that is sent."""
-_PATIENCE_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
     """The data of a section that is with a worker, or a part of them: a `Piece` of an upload."""
 
-    made: Any
+    made: Task
     start: int
     stop: int
 
@@ -50,14 +49,14 @@ class Remote:
 
 
 def iter_shipped(
-    client: Any,
+    workers: Workers,
     snapshot: Snapshot,
     sections: Iterable[tuple[list[Sized], int]],
     writer: ReleaseWriter,
     *,
     file: IO[bytes] | Upload,
     level: int | None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Have sections made by a cluster, and write them in order; yield the outcome of every member.
 
     Raises
@@ -65,28 +64,30 @@ def iter_shipped(
     StoreError
         When a member is damaged.
     """
-    threads = count_threads(client)
+    threads = count_threads(workers.client)
     limit_bytes, under_way = _SECTIONS_EACH * threads * SECTION_BYTES, 0
     to_s3 = isinstance(file, Upload)
     if isinstance(file, Upload):
-        file.senders = _Workers(client, threads)
-    shared = share(client, snapshot)
-    pending: deque[tuple[Any, Any, int]] = deque()
+        file.senders = _Senders(workers, threads)
+    shared = share(workers.client, snapshot)
+    pending: deque[tuple[Task, Task, int]] = deque()
     try:
         for items, size in sections:
             while pending and under_way + size > limit_bytes:
                 under_way -= pending[0][2]
                 yield from _take(pending.popleft(), writer)
-            made = client.submit(make_section, shared, items, level, pure=False)
-            pending.append((made, client.submit(_without_data, made, pure=False) if to_s3 else made, size))
+            made = workers.submit(make_section, shared, items, level)
+            pending.append((made, workers.submit(_without_data, made.future) if to_s3 else made, size))
             under_way += size
         while pending:
             yield from _take(pending.popleft(), writer)
     finally:
-        client.cancel([future for made, told, _ in pending for future in (told, made)])
+        for made, told, _ in pending:
+            told.cancel()
+            made.cancel()
 
 
-def _take(pending: tuple[Any, Any, int], writer: ReleaseWriter) -> Iterator[Outcome]:
+def _take(pending: tuple[Task, Task, int], writer: ReleaseWriter) -> Iterator[Outcome]:
     made, told, _ = pending
     section, counts = told.result()
     writer.add_section(section if told is made else replace(section, data=Remote(made, 0, section.data)))
@@ -99,26 +100,23 @@ def _without_data(made: tuple[Section, Counter[Outcome]]) -> tuple[Section, Coun
     return replace(section, data=len(section.data)), counts
 
 
-class _Workers:
+class _Senders:
     """The workers of a cluster as senders of parts."""
 
-    def __init__(self, client: Any, threads: int) -> None:
+    def __init__(self, workers: Workers, threads: int) -> None:
         self.pending = 2 * threads
-        self._client = client
-        self._sent: deque[Any] = deque(maxlen=self.pending)
+        self._workers = workers
+        self._sent: deque[Task] = deque(maxlen=self.pending)
 
-    def submit(self, ticket: Ticket, number: int, pieces: list[Any]) -> Any:
-        made = [piece.made for piece in pieces if isinstance(piece, Remote)]
+    def submit(self, ticket: Ticket, number: int, pieces: list[Any]) -> Task:
+        made = [piece.made.future for piece in pieces if isinstance(piece, Remote)]
         spans = [(piece.start, piece.stop) if isinstance(piece, Remote) else bytes(piece) for piece in pieces]
-        self._sent.append(self._client.submit(_send, ticket, number, spans, *made, pure=False))
+        self._sent.append(self._workers.submit(_send, ticket, number, spans, *made))
         return self._sent[-1]
 
     def shutdown(self) -> None:
         """Wait for those under way, whatever becomes of them: an upload that is given up must not get more parts."""
-        import distributed
-
-        with suppress(distributed.CancelledError, TimeoutError):  # the error that counts is another
-            distributed.wait([*self._sent], _PATIENCE_SECONDS)
+        await_ends(self._sent)
 
 
 def _send(ticket: Ticket, number: int, spans: list[Any], *made: tuple[Section, Counter[Outcome]]) -> dict[str, Any]:

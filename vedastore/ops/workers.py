@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from vedastore.errors import UsageError
-from vedastore.ops.cluster import check_workers, cluster_errors, count_threads, share
+from vedastore.ops.cluster import Workers, count_threads, open_workers, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -51,18 +51,23 @@ class CallingThread(Executor):
 
 
 @contextmanager
-def open_executor(workers: int | None = None, client: Any = None) -> Iterator[Executor]:
-    """Give the executor of a Dask client (the one named, or the active one), or else threads.
+def open_executor(workers: int | None = None, client: Any = None) -> Iterator[Executor | Workers]:
+    """Give the workers of a Dask client (the one named, or the active one), or else threads.
 
     A Dask task that names no client works by itself: were it to wait for tasks of its own, all tasks might wait for
     ever. It takes the one core that its worker has for it: a cluster converts many releases side by side.
     """
     client = find_client(client)
     if client is not None:
-        with cluster_errors():
-            check_workers(client)
-            yield client.get_executor(pure=False)
+        yield open_workers(client)
         return
+    with open_threads(workers) as executor:
+        yield executor
+
+
+@contextmanager
+def open_threads(workers: int | None = None) -> Iterator[Executor]:
+    """Give threads of this process; a Dask task has the one that it is in."""
     if workers is None and in_task():
         yield CallingThread()
         return
@@ -74,11 +79,10 @@ def open_executor(workers: int | None = None, client: Any = None) -> Iterator[Ex
 def open_team(snapshot: Snapshot, workers: int | None = None, client: Any = None) -> Iterator[Team]:
     """Give workers that share a snapshot: threads, or those of a Dask client as in `open_executor`."""
     with open_executor(workers, client) as executor:
-        if is_local(executor):
+        if isinstance(executor, Workers):
+            yield Team(executor, share(executor.client, snapshot), count_threads(executor.client))
+        else:
             yield Team(executor, snapshot, count_workers(workers))
-            return
-        client = find_client(client)
-        yield Team(executor, share(client, snapshot), count_threads(client))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +91,14 @@ class Team:
 
     Attributes
     ----------
-    executor : Executor
+    executor : Executor or Workers
     shared : object
         The snapshot, or what stands for it among the arguments of a task.
     threads : int
         How many tasks are done at a time.
     """
 
-    executor: Executor
+    executor: Executor | Workers
     shared: Any
     threads: int
 
@@ -103,11 +107,6 @@ class Team:
     ) -> Iterator[Result]:
         """Yield ``function(snapshot, item)`` as `map_ordered` does, with at most ``limit_bytes`` in flight a thread."""
         return map_ordered(self.executor, function, items, limit_bytes * self.threads, (self.shared,))
-
-
-def is_local(executor: Executor) -> bool:
-    """Tell whether the workers are threads of this process, which see the files that it sees."""
-    return isinstance(executor, ThreadPoolExecutor | CallingThread)
 
 
 def in_task() -> bool:

@@ -81,9 +81,15 @@ class Write:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Keep what landed or may have landed, whatever went wrong afterwards; remove everything else."""
-        lost = isinstance(error, ClusterError) and self._base is None  # it can go on
-        unknown = lost or isinstance(error, UnknownOutcomeError)
-        kept = self._landed or unknown or (self._swapping and self._may_be_ours())
+        if isinstance(error, ClusterError) and (self.journalled or self.earlier):  # another one of the same can go on
+            kind, error = UnknownOutcomeError, UnknownOutcomeError(error.message)
+        elif self._swapping and not self._landed and not isinstance(error, UnknownOutcomeError):
+            try:
+                self._landed = self._is_ours()
+            except UnknownOutcomeError as nobody_knows:
+                kind, error = UnknownOutcomeError, nobody_knows
+        unknown = isinstance(error, UnknownOutcomeError)
+        kept = self._landed or unknown
         if self._landed:
             self._remove_copy()
         if kept and not unknown:  # where nobody knows, the claim leaves its place as it is
@@ -129,9 +135,13 @@ class Write:
             yield journal
 
     @property
-    def witness(self) -> str:
-        """Key of an object that is there while this write is under way: who does not see it sees another place."""
-        return keys.INCOMPLETE if self.first else keys.ROOT
+    def witness(self) -> tuple[str, str]:
+        """Key of an object that is there while this write is under way, and the id of a write that it has to name.
+
+        Who does not see it sees another place, or works for a writer that is dead. No id is needed where all keys have
+        that of this write.
+        """
+        return (keys.INCOMPLETE, self.write_id if self.objects.exclusive else "") if self.first else (keys.ROOT, "")
 
     def note(self, key: str) -> None:
         """Note that an object is being written, by whomever: what is of this write is removed if it fails."""
@@ -208,13 +218,6 @@ class Write:
         if self._base is not None:
             with suppress(StoreError):  # one more does no harm
                 self.objects.delete(keys.root_copy(self._base[0].write_id))
-
-    def _may_be_ours(self) -> bool:
-        try:
-            self._landed = self._is_ours()
-        except UnknownOutcomeError:
-            return True
-        return self._landed
 
     def _is_ours(self) -> bool:
         try:

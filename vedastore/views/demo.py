@@ -14,7 +14,7 @@ from vedastore.errors import StoreError, UsageError
 from vedastore.exchange.release import ReleaseWriter
 from vedastore.io.files import new_file
 from vedastore.io.geometry import apply_affine, dump_wkb, parse_wkb, project
-from vedastore.ops.workers import open_executor
+from vedastore.ops.workers import open_threads
 from vedastore.spec.geometry import parse_box
 from vedastore.spec.places import parse_place
 from vedastore.views.stores import convert
@@ -80,7 +80,7 @@ def write_release(path: Path) -> None:
     """Write a release of made-up aerial chips with buildings and trees: the same bytes whenever it runs."""
     rng = np.random.default_rng(104)
     footprints = []
-    with new_file(path) as file, open_executor(workers=1) as executor:
+    with new_file(path) as file, open_threads(workers=1) as executor:
         writer = ReleaseWriter(file, compress=True, executor=executor)
         for number in range(CHIPS):
             column, row = number % 6, number // 6
