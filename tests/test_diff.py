@@ -12,6 +12,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shapely import affinity
 
 import vedastore as vs
 from tests.builders import (
@@ -333,6 +334,24 @@ def test_columns_and_splits(store):
     assert third.diff("1").columns[0] == vs_column("split", "string", "string", ("0", "1"))
 
 
+def test_edits(store):
+    label = store["1"].label
+    gone = label["car"].pop()
+    with store.edit() as edit:
+        edit.update_labels({"1": label})
+        edit.remove("3")
+        edit.add({"new": (store["0"].image, store["0"].feature)})
+    report = store.diff(edit.collection)
+    assert (report.added, report.removed, report.same) == (("new",), ("3",), 3)
+    (changed,) = report.labels
+    assert (changed.id, changed.footprint) == ("1", False)
+    assert [tuple(o)[:5] for o in changed.objects] == [("removed", "car", None, len(label["car"]), None)]
+    label["car"].append(gone)
+    back = edit.collection.update_labels({"1": label})
+    assert store.diff(back).counts["labels"] == 0
+    assert {m.name for m in report.members} == {"meta.json"}
+
+
 def vs_column(*values):
     from vedastore.ops.differences import ColumnDiff
 
@@ -503,6 +522,15 @@ def test_the_best_pair_comes_first_and_the_far_ones_none():
     ]
     near = objects(("car", shapely.box(12, 0, 22, 10)))
     assert told(objects(("car", shapely.box(0, 0, 10, 10))), near)[0][0] == "moved"
+
+
+def test_large_objects_of_nearly_one_box_are_told_apart():
+    left, right = (shapely.Polygon([(0, 0), (30, 0), (30, 30), (x, 30)]) for x in (0.1, 29))
+    old, new = (objects(*(("car", affinity.translate(s, by, by)) for s in (left, right))) for by in (0, 0.2))
+    assert [(f.old, f.new, f.distance_px) for _, f in match_objects(old, new)] == [
+        (0, 0, pytest.approx(math.hypot(0.2, 0.2))),
+        (1, 1, pytest.approx(math.hypot(0.2, 0.2))),
+    ]
 
 
 def test_shapes_that_are_not_sound_have_no_overlap():

@@ -10,6 +10,7 @@ import contextlib
 import doctest
 import importlib.util
 import io
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sysconfig
+import tarfile
 import textwrap
 from pathlib import Path
 
@@ -116,6 +118,41 @@ def test_check_docs_misses_help(monkeypatch, check_docs):
         "vedastore silent",
         "vedastore silent --option",
     ]
+
+
+JSON_CASES = {
+    "convert": "convert demo-1.0.0.tar.gz s.zarr",
+    "convert A B": "convert demo-1.0.0.tar.gz next t.zarr",
+    "export": "export s.zarr back.tar.gz",
+    "validate": "validate demo-1.0.0.tar.gz",
+    "validate --fix": "validate demo-1.0.0.tar.gz --fix fixed.tar.gz",
+    "demo": "demo folder",
+    "info": "info s.zarr",
+    "verify": "verify s.zarr",
+    "query": "query s.zarr",
+    "stats": "stats s.zarr",
+    "split": "split s.zarr",
+    "assign": "assign s.zarr scores.csv",
+    "clean": "clean s.zarr",
+    "versions": "versions s.zarr",
+    "diff": "diff s.zarr 1.0.0",
+}
+
+
+def test_keys_of_json_are_those_of_the_reference(demo, tmp_path, monkeypatch, check_docs):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(demo / "demo-1.0.0.tar.gz", tmp_path)
+    (tmp_path / "scores.csv").write_text("id,score\n1,2\n")
+    with tarfile.open("demo-1.0.0.tar.gz") as archive:
+        archive.extractall(filter="data")
+    meta = (tmp_path / "demo-1.0.0").rename("next") / "meta.json"
+    meta.write_text(meta.read_text().replace('"1.0.0"', '"1.0.1"'))
+    assert list(JSON_CASES) == list(check_docs.JSON_KEYS)
+    assert {case.split()[0] for case in JSON_CASES} == set(check_docs.commands())
+    for case, keys in check_docs.JSON_KEYS.items():
+        code, printed = run_cli([*JSON_CASES[case].split(), "--json"])
+        base = check_docs.JSON_KEYS[case.split()[0]] if " " in case else ""
+        assert (code, set(json.loads(printed))) == (0, {*keys.split(), *base.split()}), case
 
 
 def check_pycon(body, namespace, page, line):

@@ -3,6 +3,7 @@
 import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.builders import (
     plain_tiff,
     read_tiff,
 )  # fmt: skip
-from tests.test_append import chips, relabel, sizes
+from tests.test_append import chips, relabel, say, sizes
 
 TRANSFORM = (0.5, 0, 735_600, 0, -0.5, 3_725_150)
 BOX = {"type": "Polygon", "coordinates": [[[2, 3], [9, 3], [9, 8], [2, 8], [2, 3]]]}
@@ -218,6 +219,89 @@ def test_samples_of_another_store(store, tmp_path):
     assert members["ts_104-1.0.1/labels/8.json"] == other.members["other/labels/8.json"]
 
 
+def test_samples_whose_labels_mean_something_else_are_refused(released, tmp_path):
+    """Their label files would be copied as they are."""
+    _, collection = released
+    other = make_release(3, coords="pixel", seed=4)
+    pixel = vs.convert(other.tar(tmp_path / "p.tar"), tmp_path / "p.zarr")
+    with pytest.raises(vs.errors.UsageError, match="pixel coordinates, those here are geographic"):
+        collection.add(pixel.select(where="objects > 0"))
+    default = vs.convert(tmp_path / "p.tar", tmp_path / "d.zarr", default_label="car")
+    with pytest.raises(vs.errors.UsageError, match="has another default"):
+        collection.add(default)
+    assert vs.open(collection.store).versions == ("1.0.1",)
+
+
+def test_rotated_images_stay_where_they_are(store):
+    _, first = store
+    rotated = (0.4, 0.3, 733_600, 0.3, -0.4, 3_725_150)
+    found = first.add({"r": (geotiff(pixels_of(seed=5), rotated), feature_of("r", {}, rotated))})
+    found = found.add({"copy": (found["r"].image, feature_of("copy", {}, rotated))})
+    assert tuple(found["copy"].image.rio.transform())[:6] == rotated
+    assert found["copy"].image.rio.crs == found["r"].image.rio.crs
+
+
+def test_a_sample_that_was_skipped_can_be_added(tmp_path):
+    release = make_release(4)
+    image, label = (release.members[f"{release.top}/{name}"] for name in ("images/2.tif", "labels/2.json"))
+    broken = replace(release, members={**release.members, f"{release.top}/images/2.tif": b"no image"})
+    first = vs.convert(broken.tar(tmp_path / "r.tar"), tmp_path / "s.zarr", on_error="skip")
+    assert [entry["id"] for entry in first.remove("1").skipped] == ["2"]
+    found = vs.open(first.store).add({"2": (image, label)})
+    assert found.skipped == ()
+    assert_true(found, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "now"),
+    [
+        (
+            [{"name": "boat", "x": 1.50}, {"name": "car"}],
+            [{"name": "boat", "x": 1.50}, {"name": "car"}, {"name": "new"}],
+        ),
+        ({"boat": 1, "car": {}}, {"boat": 1, "car": {}, "new": None}),
+        ([["a"], {"name": "boat"}, {"name": "car"}], [["a"], {"name": "boat"}, {"name": "car"}, {"name": "new"}]),
+        ([1, True, "boat", "car"], [1, True, "boat", "car", "new"]),
+        ("boat", "boat"),
+    ],
+)
+def test_classes_of_any_form_get_another_one(tmp_path, classes, now):
+    label = {"boat": [], "car": []}
+    release = make_release(2)
+    members = {
+        n: json.dumps(feature_of(n, label)).encode() if "/labels/" in n else d for n, d in release.members.items()
+    }
+    release = say(replace(release, members=members), "1.0.1", classes=classes, nclasses=0)
+    first = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "s.zarr")
+    found = first.update_labels({"1": label | {"new": []}})
+    members = exported(found, tmp_path)[1]
+    assert json.loads(members[f"{release.top}/meta.json"])["classes"] == now
+
+
+def test_bounds_keep_their_features_where_ids_are_those_of_others(tmp_path):
+    release = make_release(5)
+    bounds = f"{release.top}/bounds.geojson"
+    document = json.loads(release.members[bounds])
+    for number, feature in enumerate(document["features"]):
+        feature["properties"] = {"id": number + 1, "k": f"of {number}"}
+    release = replace(release, members={**release.members, bounds: json.dumps(document).encode()})
+    first = vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "s.zarr")
+    features = json.loads(assert_true(first.remove("1"), tmp_path)[bounds])["features"]
+    assert features == [document["features"][n] for n in (0, 2, 3, 4)]
+
+
+def test_a_label_file_is_named_by_a_text(store, tmp_path):
+    _, first = store
+    (tmp_path / "image.tif").write_bytes(geotiff(pixels_of(seed=5), TRANSFORM))
+    (tmp_path / "label.json").write_text(json.dumps(feature_of("p", {"car": []})))
+    found = first.add(
+        {"p": (str(tmp_path / "image.tif"), str(tmp_path / "label.json")), "n": (plain_tiff(pixels_of()), "car")}
+    )
+    assert found["p"].feature == feature_of("p", {"car": []})
+    assert found["n"].label == "car"
+    assert found.classes == ("boat", "building", "car")
+
+
 def test_a_selection_stays_one(store):
     _, first = store
     chosen = first.select(ids=["1", "2", "3"])
@@ -233,6 +317,12 @@ def remove_and_fail(collection):
 def edit_meta(collection, **values):
     with collection.edit() as e:
         e.update_meta(values)
+
+
+def twice(collection):
+    with collection.edit() as e:
+        e.update_labels({"1": b"{"})
+        e.update_labels({"1": {"car": []}})
 
 
 def both(collection):
@@ -263,6 +353,18 @@ def both(collection):
         (lambda c: c.update_labels({"1": {}}, version="1.0.1"), vs.errors.UsageError, "a version '1.0.1' already"),
         (lambda c: edit_meta(c, bbox=[]), vs.errors.UsageError, "bbox cannot be set"),
         (both, vs.errors.UsageError, "is changed and removed"),
+        (twice, vs.errors.UsageError, "no GeoJSON Feature"),
+        (lambda c: c.remove(5), vs.errors.UsageError, "5 is no id"),
+        (lambda c: c.remove("\ud800"), vs.errors.UsageError, "is no id"),
+        (lambda c: c.remove("1", version=5), vs.errors.UsageError, "version is 5"),
+        (lambda c: c.remove("1", author=""), vs.errors.UsageError, "author is ''"),
+        (lambda c: c.remove("1", message=b"x"), vs.errors.UsageError, "message is b'x'"),
+        (lambda c: c.add({"": (plain_tiff(pixels_of()), {})}), vs.errors.UsageError, "cannot be the name of a file"),
+        (
+            lambda c: c.add({"n": (np.ma.zeros((1, 3, 3)), {})}),
+            vs.errors.UsageError,
+            "an image is given as MaskedArray",
+        ),
     ],
 )
 def test_refusals_leave_the_store_as_it_was(released, change, error, told):
@@ -307,3 +409,43 @@ def test_writers_of_one_sample_collide(store):
         late[0].add({"n": (plain_tiff(pixels_of(seed=2)), {})})
     with pytest.raises(vs.errors.ConflictError, match="has changed since"):
         vs.open(first.store, "1.0.1").remove("2") and late[0].split()
+
+
+def test_many_small_buckets_become_one(store, tmp_path):
+    """Every commit that adds samples makes a bucket: a version has few, and no chip is copied often."""
+    _, found = store
+    copied = written = 0
+    for number in range(30):
+        before = found._snapshot.version.buckets
+        found = found.add({f"n{number}": (plain_tiff(pixels_of(seed=100 + number)), {})})
+        after = found._snapshot.version.buckets
+        gathered = [b.rows for name, b in after.items() if name not in before and b.rows > 1]
+        copied, written = copied + sum(gathered), written + bool(gathered)
+    assert max(len(v.buckets) for v in found._snapshot.root.versions) <= 2 * 9
+    assert 1 <= written <= 30 // 8
+    assert copied <= 38 * 3
+    for version in found.versions[5::12]:
+        assert vs.open(found.store, version).verify().ok
+    np.testing.assert_array_equal(found["n0"].image.values, pixels_of(seed=100))
+    assert_true(found, tmp_path)
+    vs.clean(found.store, grace_days=0)
+    assert vs.open(found.store, "1.0.1").verify().ok
+
+
+def test_damaged_chips_are_not_gathered(store, tmp_path):
+    _, found = store
+    for number in range(8):
+        found = found.add({f"n{number}": (plain_tiff(pixels_of(seed=100 + number)), {})})
+    row = found._snapshot.table("samples").read(["bucket"]).column(0).to_pylist()[-1]
+    shard = tmp_path / f"s.zarr/chips/{row}/image/c/0/0/0/0"
+    shard.write_bytes(b"\0" + shard.read_bytes()[1:])
+    with pytest.raises(vs.errors.StoreError, match="pixels are damaged"):
+        remove_each(found, map(str, range(8)))
+    assert not [
+        name for name, b in vs.open(found.store)._snapshot.version.buckets.items() if "~" in name and b.rows > 1
+    ]
+
+
+def remove_each(collection, ids):
+    for sample_id in ids:
+        collection = collection.remove(sample_id)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vedastore import errors
 from vedastore.errors import (
     ArchiveError,
+    ClusterError,
     ConflictError,
     ImageError,
     LabelError,
@@ -36,6 +37,7 @@ EXIT_CODES = {
     PairError: 3,
     ConflictError: 4,
     StoreError: 5,
+    ClusterError: 5,
     UnknownOutcomeError: 6,
 }
 

@@ -65,7 +65,7 @@ def test_mutants_are_accepted_or_refused(target):
     assert not {s: data for s, data in told.items() if s not in {"accepted", "refused", *known}}
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(releases_with_defects())
 def test_any_release_is_stored_or_refused(case):
     assert assert_taken_or_refused(case) in {"stored", "refused"}

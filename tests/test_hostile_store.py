@@ -28,7 +28,7 @@ from vedastore.spec.root import ATTRIBUTE, _checksum, dump_json, seal
 
 MIB = 2**20
 LIMIT_BYTES = 512 * MIB
-PARTS = [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))]
+PARTS = [slice(0, None, 12), *(pytest.param(slice(n, None, 12), marks=pytest.mark.slow) for n in range(1, 12))]
 """Of the stores of a kind: some in every run, the others in long ones."""
 BUCKET = "uint8-3x32x40"
 SHARD = f"chips/{BUCKET}/image/c/0/0/0/0"
@@ -62,6 +62,12 @@ def command(*arguments):
 def go_on(collection):
     options = {"fit": "pad", "size_px": (64, 64), "scale": "max", "epoch": 1, "shuffle": "shards", "labels": "masks"}
     return len(list(vs.Batches.from_state(collection, collection.batches(3, **options).state(), workers=1)))
+
+def edited(collection):
+    with collection.edit() as edits:
+        edits.update_labels({"2": {"car": []}})
+        edits.remove("1")
+    return edits.collection.version
 
 sound, *stores = sys.argv[1:]
 for store in stores:
@@ -121,6 +127,7 @@ for store in stores:
         "split": lambda: vs.open(store).split(by="place", stratify=True, duplicates=True).version,
         "cli split": lambda: command("split", store, "--stratify", "--duplicates", "--json"),
         "assign": lambda: vs.open(store).assign(seen=1.5).samples.seen.sum(),
+        "edit": lambda: edited(vs.open(store)),
         "clean": lambda: vs.clean(store, grace_days=0).removed,
     }
     done = {name: told(job) for name, job in work.items()}
@@ -183,13 +190,16 @@ def check(sound, tmp_path, cases):
 
 
 def edit_root(store, change, dump=dump_json):
-    """Change the body of the root document, and make its checksum fit."""
+    """Change the body of the root document and of its copy, and make its checksum fit."""
     document = json.loads((store / "zarr.json").read_bytes())
     body = document["attributes"][ATTRIBUTE]
+    copy = store / f"index/{body['write_id']}/root.json"
     body.pop("checksum")
     change(body)
     body["checksum"] = _checksum(body)
     (store / "zarr.json").write_bytes(dump(document))
+    if copy.exists():
+        copy.write_bytes(dump(document))
 
 
 def version(**changes):
@@ -361,7 +371,7 @@ ROOTS = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_roots(sound, tmp_path, part):
-    check(sound, tmp_path, dict(list(ROOTS.items())[part::4]))
+    check(sound, tmp_path, dict(list(ROOTS.items())[part]))
 
 
 def test_roots_that_are_odd_and_sound(sound, tmp_path):
@@ -399,6 +409,7 @@ STATISTICS = {
 }
 
 
+@pytest.mark.slow
 def test_statistics_that_are_kept(sound, tmp_path):
     check(sound, tmp_path, STATISTICS)
 
@@ -642,7 +653,7 @@ TABLES = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_tables(sound, tmp_path, part):
-    check(sound, tmp_path, dict(list(TABLES.items())[part::4]))
+    check(sound, tmp_path, dict(list(TABLES.items())[part]))
 
 
 # ------------------------------------------------------------------------------------------- files that are no objects
@@ -757,7 +768,7 @@ def test_export_writes_no_name_that_no_release_may_hold(sound, tmp_path, name):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_files(sound, tmp_path, part):
-    check(sound, tmp_path, dict(list(FILES.items())[part::4]))
+    check(sound, tmp_path, dict(list(FILES.items())[part]))
 
 
 def test_a_store_may_be_a_link(sound, tmp_path):

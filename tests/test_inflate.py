@@ -55,6 +55,7 @@ def everything_apart(monkeypatch):
     monkeypatch.setattr(inflate, "WORTH_BYTES", 0)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
 @given(
     sizes=st.lists(st.integers(0, 40_000) | st.sampled_from([2**20 - 1, 2**20, 2**20 + 1, 40 * 2**20]), max_size=4),

@@ -20,9 +20,9 @@ import vedastore as vs
 from tests.builders import TASKS, UTM, geotiff, make_release
 from tests.test_arrays import HUGE, SPECS, chip_of, write_bucket
 from tests.test_hostile_store import column
-from vedastore.io.objects import LocalObjects
+from vedastore.io.local import LocalObjects
 from vedastore.spec.arrays import DIMENSIONS, ChipSpec
-from vedastore.store.chips import RUN_BYTES, ShardReader, plan_runs
+from vedastore.store.chips import ShardReader, plan_runs
 from vedastore.store.snapshot import Snapshot
 from vedastore.views.collection import Collection
 from vedastore.views.sample import _build_image, _pattern
@@ -146,7 +146,7 @@ def test_runs_are_neighbours_in_one_shard(rows, spec):
         found = [rows[at] for at in run]
         assert all(0 <= b - a <= 1 for a, b in pairwise(found))
         assert len({row // spec.samples_per_shard for row in found}) == 1
-        assert len(run) == 1 or len(run) * np.prod(spec.shape) * spec.itemsize <= RUN_BYTES
+        assert len(run) == 1 or len(run) * np.prod(spec.shape) * spec.itemsize <= LocalObjects.run_bytes
 
 
 # ---------------------------------------------------------------------------------------------------- pixels, no copies
@@ -176,7 +176,10 @@ def test_chips_are_decompressed_into_their_place(tmp_path, dtype, codec):
     objects, name = write_bucket(tmp_path, spec, [chip_of(spec, seed) for seed in range(20)])
     reader = ShardReader(objects, name, spec)
     reader.read(0)
-    assert traced_peak(lambda: reader.read_rows(range(20))) < 20 * np.prod(spec.shape) * spec.itemsize + 2 * RUN_BYTES
+    assert (
+        traced_peak(lambda: reader.read_rows(range(20)))
+        < 20 * np.prod(spec.shape) * spec.itemsize + 2 * LocalObjects.run_bytes
+    )
 
 
 def test_a_sum_on_dask_copies_no_pixels(large):

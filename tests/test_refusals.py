@@ -142,7 +142,7 @@ def test_mixed_coordinates(tmp_path):
     assert len(vs.convert(source, tmp_path / "r.zarr", label_coords="pixel")) == 3
 
 
-@pytest.mark.parametrize("option", [{"mode": "append"}, {"on_error": "ignore"}, {"task": "x"}, {"workers": 0}], ids=str)
+@pytest.mark.parametrize("option", [{"mode": "add"}, {"on_error": "ignore"}, {"task": "x"}, {"workers": 0}], ids=str)
 def test_options_that_make_no_sense(tmp_path, option):
     source = make_release(1).tar_gz(tmp_path / "r.tar.gz")
     refuse(source, tmp_path / "r.zarr", UsageError, None, **option)

@@ -63,7 +63,7 @@ def versions(draw):
         content=draw(st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=3)),
         source=draw(st.dictionaries(ANY_TEXT.filter(lambda name: name not in READ), JSON, max_size=3)),
         skipped=tuple(draw(st.lists(st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=2), max_size=2))),
-        findings=tuple(draw(st.lists(st.dictionaries(ANY_TEXT, st.none() | ANY_TEXT, max_size=2), max_size=2))),
+        findings=tuple(draw(st.lists(st.fixed_dictionaries({"rule": ANY_TEXT, "message": ANY_TEXT}), max_size=2))),
     )
 
 

@@ -109,7 +109,7 @@ def brute_force(edges, box):
 
 
 longitudes, latitudes = st.integers(-180, 180).map(float), st.integers(-85, 85).map(float)
-relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @relaxed

@@ -105,7 +105,7 @@ def test_chunks_and_workers_change_nothing(tmp_path, dtype, monkeypatch):
     assert_bands(collection[2:7:2].stats(percentiles=PERCENTS), chips[2:7:2])
 
 
-@pytest.mark.parametrize("measure", ["_measure_block", "_refine_block"])
+@pytest.mark.parametrize("measure", ["_measure_run", "_refine_run"])
 def test_blocks_are_measured_at_once_however_large(tmp_path, measure, monkeypatch):
     collection = collection_of(tmp_path, random_chips("float32", 4, (13, 8, 8)))  # up to 7 MiB of counts a band
     meet, work = threading.Barrier(2), getattr(passes, measure)

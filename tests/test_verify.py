@@ -5,6 +5,7 @@ import pytest
 
 import vedastore as vs
 from tests.builders import Release, geotiff, make_release, pixels_of
+from tests.figures import count
 from vedastore.errors import StoreError
 
 
@@ -16,34 +17,48 @@ def store(tmp_path):
 
 
 def damage_of(store):
-    """The places that a verification names."""
+    """The places that a verification names, of all versions."""
     try:
-        return [p.where or "" for p in vs.open(store).verify().problems]
+        reports = [vs.open(store, version=version).verify() for version in vs.open(store).versions]
     except StoreError as error:
         return [error.where]
+    return [p.where or "" for report in reports for p in (*report.problems, *report.notes)]
+
+
+def everything_of(store):
+    """The pixels of all samples, and what else readers see of them."""
+    collection = vs.open(store)
+    images = {s.id: s.image.values for s in collection}
+    rest = [s.label for s in collection], collection.samples.to_wkb().to_csv(), collection.features.to_wkb().to_csv()
+    return images, (*rest, collection.stats().to_dict())
 
 
 def test_one_flipped_bit_anywhere_is_named(store):
-    """One bit of every object in turn, at several places of each."""
-    pixels = {s.id: s.image.values for s in vs.open(store)}
+    """One bit of every object in turn, at several places of each: verify names it, and nobody reads what is wrong."""
+    vs.open(store).assign(score=[0.5, 1, 2, 3, 4]).stats()
+    images, rest = everything_of(store)
     objects = sorted(p for p in store.rglob("*") if p.is_file())
-    assert len(objects) == 9
+    assert len(objects) == 11
+    bits = 0
     for path in objects:
         whole = path.read_bytes()
         for place in sorted({0, 9, len(whole) // 3, len(whole) // 2, len(whole) - 40, len(whole) - 1}):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            bits += 1
             key = str(path.relative_to(store))
             named = damage_of(store)
             assert any(key in place for place in named), f"byte {place} of {key}: {named}"
             try:
-                read = {s.id: s.image.values for s in vs.open(store)}
+                found, others = everything_of(store)
             except StoreError:
                 continue
             finally:
                 path.write_bytes(whole)
-            for name, image in read.items():
-                np.testing.assert_array_equal(image, pixels[name])
-    assert vs.open(store).verify().ok
+            assert others == rest
+            for name, image in found.items():
+                np.testing.assert_array_equal(image, images[name])
+    assert all(vs.open(store, version=version).verify().ok for version in vs.open(store).versions)
+    count("P7", objects=len(objects), bits=bits, unnoticed=0)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -1])

@@ -1,9 +1,12 @@
 """Plain zarr, xarray and geopandas read a store in a process that never imports vedastore, with equal values."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import duckdb
 import numpy as np
 
 import vedastore as vs
@@ -44,3 +47,21 @@ def test_other_libraries_read_a_store(tmp_path):
         assert "1" in told["bbox"]
         for name, data in release.images().items():
             np.testing.assert_array_equal(np.array(told["sums"][name], dtype), read_tiff(data))
+
+
+def test_duckdb_reads_a_version_in_parts(tmp_path):
+    """By the query of the format's page, with the keys of a version in the place of its placeholders."""
+    first = vs.convert(make_release(6).tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    label = {"car": [{"type": "Polygon", "coordinates": [[[1, 2], [9, 2], [9, 8], [1, 8], [1, 2]]]}]}
+    with first.update_labels({"4": first["2"].feature}).edit() as e:
+        e.remove(["1"])
+        e.add({"new": (np.zeros((3, 32, 40), "uint8"), label)})
+    version = json.loads((tmp_path / "r.zarr/zarr.json").read_text())["attributes"]["vedastore"]["versions"][-1]
+    page = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+    query = re.search(r"```sql\n(.*?)```", page, re.DOTALL)[1]
+    keys = [version["index"]["samples"]["key"], *(part["samples"]["key"] for part in version["parts"])]
+    for name, key in zip(("first", "a", "b"), keys, strict=True):
+        query = query.replace(f"index/<{name}>", f"{tmp_path}/r.zarr/{key.rpartition('/')[0]}")
+    found = duckdb.sql(query).fetchdf()
+    assert found.id.tolist() == [s.id for s in e.collection] == ["0", "2", "3", "4", "5", "new"]
+    assert [bytes(label) for label in found.label] == [s.read_files()[1] for s in e.collection]

@@ -13,6 +13,7 @@
     │   └── PairError              exit 3   an image without label, a label without image, an id twice
     ├── ConflictError              exit 4   the target exists, or another writer was first
     ├── StoreError                 exit 5   the store is damaged or could not be read or written
+    │   └── ClusterError           exit 5   a Dask cluster was lost, or gave up
     └── UnknownOutcomeError        exit 6   a commit that may or may not have landed
 
 A message says what and why; ``where`` names the place (archive and member, or store and key); ``hint`` says what to do.
@@ -142,6 +143,13 @@ class StoreError(VedastoreError):
     kind = "store"
     advice = "vedastore verify tells what is damaged"
     exit_code = 5
+
+
+class ClusterError(StoreError):
+    """A Dask cluster was lost, or gave up a task whose workers died."""
+
+    kind = "cluster"
+    advice = "look at the workers' logs and memory, and run it again"
 
 
 class UnknownOutcomeError(VedastoreError):

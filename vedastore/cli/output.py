@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from vedastore.model import Finding
 
+_PATIENCE_SECONDS = 10
+"""How long a scheduler is looked for."""
 FINDINGS = 1
 """The exit code of what was done, and found something."""
 
@@ -89,7 +91,7 @@ def open_client(options: argparse.Namespace) -> Iterator[Any]:
             "a scheduler needs Dask's distributed", hint="install vedastore with its extra [distributed]"
         ) from None
     try:
-        client = Client(options.scheduler)
+        client = Client(options.scheduler, timeout=_PATIENCE_SECONDS)
     except (OSError, ValueError) as error:
         raise UsageError(f"the scheduler cannot be reached: {error}", where=options.scheduler) from None
     with client:

@@ -54,6 +54,7 @@ def convert(options: argparse.Namespace) -> int:
             "fidelity": version.fidelity,
             "content": version.content,
             "read": report.read,
+            "resumed": report.resumed,
             "skipped": version.skipped,
             "skipped_samples": report.skipped,
             "kept_members": report.kept_members,
@@ -74,6 +75,8 @@ def _lines(report: ConvertReport) -> Iterator[str]:
         f"{report.store}: version {version.version}, {plural(version.samples, 'sample')}, "
         f"{plural(version.features, 'feature')}, {size_text(version.bytes)}"
     )
+    if report.resumed:
+        yield f"took over {plural(report.resumed, 'sample')} of an interrupted conversion"
     yield from (f"skipped {s['id']}: {s['reason']}" for s in version.skipped)
     if report.skipped > len(version.skipped):
         yield f"skipped {report.skipped} samples in all"

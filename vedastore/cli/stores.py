@@ -239,13 +239,12 @@ def versions(options: argparse.Namespace) -> int:
     """List the versions of a store."""
     from vedastore.ops.info import versions
 
-    found = [
-        {"version": v.version, "created": v.created, "samples": v.samples, "features": v.features, "parent": v.parent}
-        for v in versions(options.store)
-    ]
+    told = ("version", "created", "samples", "features", "parent", "author", "message")
+    found = [{name: getattr(v, name) for name in told} for v in versions(options.store)]
     lines = (
         f"{v['version']}  {v['created']}  {v['samples']} samples, {v['features']} features"
         + (f"  made from {v['parent']}" if v["parent"] is not None else "")
+        + "".join(f"  {escape(v[name])}" for name in ("author", "message") if v[name])
         for v in found
     )
     tell(options, {"versions": found}, *lines)

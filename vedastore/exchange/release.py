@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from vedastore.errors import ArchiveError, ImageError, StoreError
 from vedastore.io import archive, tiff
 from vedastore.io.archive import Member, Unread
-from vedastore.io.deflate import DEFAULT_LEVEL, ParallelGzipWriter
+from vedastore.io.deflate import DEFAULT_LEVEL, ParallelGzipWriter, SectionDeflater
 from vedastore.io.feed import Feed
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
@@ -47,7 +49,7 @@ class ReleaseReader:
 
     After the pass ``sha256`` and ``size_bytes`` are those of the archive; None for a directory. ``container`` is
     ``"gzip"``, ``"tar"`` or ``"directory"``, which on S3 is all that is under a prefix. What is on S3 is read as it
-    comes, and never copied to a disk.
+    comes, and never copied to a disk. ``alone``: no process is started beside this one to decompress a large archive.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class ReleaseReader:
         progress: Callable[[int, int | None], None] | None = None,
         limits: Limits = DEFAULT_LIMITS,
         storage_options: Mapping[str, Any] | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self.place = parse_place(source, storage_options)
         self.url = str(self.place)
@@ -63,8 +67,29 @@ class ReleaseReader:
         self.sha256: str | None = None
         self.container = "directory"
         self.size_bytes: int | None = None
-        self._limits = limits
+        self._limits, self._alone = limits, alone
         self._report = progress or (lambda _done, _total: None)
+
+    def identity(self) -> tuple[str, ...]:
+        """Tell which release this is, before it is read: where it is, and of an archive what changes when it does."""
+        if self.place.bucket is not None:
+            s3 = S3(self.place.bucket, self.place.path, self.place.options)
+            with self._refusing():
+                told = s3.head("") or {}
+            return self.url, str(told.get("ContentLength")), str(told.get("ETag"))
+        path = Path(self.place.path).absolute()
+        if not path.is_file():
+            return (str(path),)
+        status = path.stat()
+        return str(path), str(status.st_size), str(status.st_mtime_ns)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Make a refusal of the source of what goes wrong on S3."""
+        try:
+            yield
+        except StoreError as error:
+            raise ArchiveError(error.message, where=self.url, hint=error.hint) from error
 
     def iter_members(self) -> Generator[Member]:
         """Yield every member in order; at the end all checks of the container have been made.
@@ -104,15 +129,13 @@ class ReleaseReader:
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
 
     def _iter_remote(self, s3: S3) -> Iterator[Member]:
-        try:
+        with self._refusing():
             told = s3.head("")
             if told is None:
                 yield from iter_prefix(s3, self.where, self._limits)
                 return
             total, tag = int(told["ContentLength"]), told["ETag"]
             head = s3.get("", 0, min(total, _HEAD_BYTES), tag)[0] if total else b""
-        except StoreError as error:
-            raise ArchiveError(error.message, where=self.url, hint=error.hint) from error
         feed = Feed(s3, "", total, tag)
         try:
             with feed as file:
@@ -134,7 +157,7 @@ class ReleaseReader:
         def report(done: int) -> None:
             self._report(done, total)
 
-        if kind == "gzip" and is_worth(total):
+        if kind == "gzip" and not self._alone and is_worth(total):
             with InflatedFile(file, self.where, self._limits, report) as stream:
                 yield from archive.iter_members(stream.read, self.where, self._limits)
                 self.sha256 = stream.sha256
@@ -250,10 +273,51 @@ def read_label(
     return LabelHalf(role.id, member.name, member.ordinal, member.data, label)
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Some members of a release, as they stand in its archive.
+
+    Attributes
+    ----------
+    data : bytes
+        Blocks of a gzip member, or of a tar archive that is not compressed; or what stands for them to the file that
+        they are written to.
+    crc, size_bytes : int
+        Of the tar stream.
+    """
+
+    data: Any
+    crc: int
+    size_bytes: int
+
+
+class SectionWriter:
+    """Writes members to a section, wherever it will stand in an archive; see `ReleaseWriter`."""
+
+    def __init__(self, *, compress: bool, level: int = DEFAULT_LEVEL) -> None:
+        self._deflater = SectionDeflater(level) if compress else None
+        self._plain = bytearray()
+        self._tar = archive.TarWriter(self._deflater.write if self._deflater else self._plain.extend)
+
+    def add(self, name: str, data: bytes, *, is_dir: bool = False) -> None:
+        """Write one member."""
+        _add_member(self._tar, name, data, is_dir=is_dir)
+
+    def finish(self) -> Section:
+        """Return the section."""
+        if self._deflater:
+            return Section(*self._deflater.finish())
+        return Section(bytes(self._plain), 0, self._tar.written_bytes)
+
+
 class ReleaseWriter:
-    """Writes members to an archive in the order they come: ``.tar.gz``, ``.tgz``, or ``.tar`` without compression."""
+    """Writes members to an archive in the order they come: ``.tar.gz``, ``.tgz``, or ``.tar`` without compression.
+
+    What stands between two cuts may be made elsewhere, by a `SectionWriter`: the bytes are the same.
+    """
 
     def __init__(self, file: IO[bytes], *, compress: bool, executor: Executor, level: int = DEFAULT_LEVEL) -> None:
+        self._file = file
         self._gzip = ParallelGzipWriter(file, executor, level=level) if compress else None
         self._tar = archive.TarWriter(self._gzip.write if self._gzip else file.write)
 
@@ -265,12 +329,29 @@ class ReleaseWriter:
         StoreError
             For a name that no release may hold: no conversion has written it into a store.
         """
-        if fault := archive.name_fault(name):
-            raise StoreError(f"the name of a member {fault}", where=name)
-        self._tar.add(name, data, mtime=EXPORT_MTIME, is_dir=is_dir)
+        _add_member(self._tar, name, data, is_dir=is_dir)
+
+    def cut(self) -> None:
+        """End a section: what follows is compressed as if nothing had been written before."""
+        if self._gzip:
+            self._gzip.cut()
+
+    def add_section(self, section: Section) -> None:
+        """Write a section."""
+        self._tar.adopt(section.size_bytes)
+        if self._gzip:
+            self._gzip.adopt(section.data, section.crc, section.size_bytes)
+        else:
+            self._file.write(section.data)
 
     def close(self) -> None:
         """End the archive."""
         self._tar.close()
         if self._gzip:
             self._gzip.close()
+
+
+def _add_member(tar: archive.TarWriter, name: str, data: bytes, *, is_dir: bool) -> None:
+    if fault := archive.name_fault(name):
+        raise StoreError(f"the name of a member {fault}", where=name)
+    tar.add(name, data, mtime=EXPORT_MTIME, is_dir=is_dir)

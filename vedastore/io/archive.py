@@ -242,6 +242,15 @@ class TarWriter:
             self._write(part)
             self._written_bytes += len(part)
 
+    @property
+    def written_bytes(self) -> int:
+        """The bytes so far."""
+        return self._written_bytes
+
+    def adopt(self, size: int) -> None:
+        """Count bytes that another writer has made of members, which follow here."""
+        self._written_bytes += size
+
     def close(self) -> None:
         """Write the end marker, padded to a whole record; call it once."""
         self._write(bytes(2 * _BLOCK + -(self._written_bytes + 2 * _BLOCK) % tarfile.RECORDSIZE))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from vedastore.errors import ConflictError, StoreError
+from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.spec.places import local_path
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
         When there is a file already, and it may not be overwritten.
     StoreError
         When it cannot be written.
+    UnknownOutcomeError
+        When it is there, and nobody can tell whether it is durable.
     """
     target = Path(local_path(path))
     draft = target.with_name(f".{uuid.uuid4().hex}.part")
+    landed = False
     try:
         if target.is_dir() or (target.exists() and not overwrite):
             raise ConflictError("there is a file or directory already", where=str(target), hint=_HINT)
@@ -45,9 +48,15 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
                 file.flush()
                 os.fsync(file.fileno())
             _publish(draft, target, overwrite=overwrite)
+            landed = True
         finally:
             draft.unlink(missing_ok=True)
+        _sync_directory(target.parent)
     except OSError as error:
+        if landed:
+            hint = "look whether it is there before trying again"
+            message = f"it is written, but may not be durable: {error.strerror}"
+            raise UnknownOutcomeError(message, where=str(target), hint=hint) from error
         hint = "check the path, its permissions, and the space that is left"
         raise StoreError(f"cannot be written: {error.strerror}", where=str(target), hint=hint) from error
 
@@ -96,7 +105,10 @@ def _publish(draft: Path, target: Path, *, overwrite: bool) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             draft.rename(target)  # a file system without hard links: the look at the start has to do
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

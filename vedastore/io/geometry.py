@@ -204,30 +204,37 @@ def ground_area(shapes: Any) -> Any:
 def normal_wkb(shapes: Any) -> list[bytes | None]:
     """Return the WKB of shapes that is the same wherever a ring begins and whichever way it goes.
 
-    Shapes with numbers beyond what GEOS can multiply stay as they are.
+    Shapes with numbers that are none, or huge, stay as they are.
     """
     import shapely
 
-    points, of = shapely.get_coordinates(shapes, return_index=True)
-    plain = ~shapely.is_missing(shapes)
-    plain[of[~(np.abs(points) < HUGE).all(axis=1)]] = False
-    normal = np.array(shapes)
+    plain, normal = _find_plain(shapes), np.array(shapes)
     normal[plain] = shapely.normalize(normal[plain])
     return dump_wkb(normal)
 
 
 def centroids(shapes: Any) -> Any:
-    """Return an (n, 2) array of x and y; NaN where there is no geometry, or an empty one."""
+    """Return an (n, 2) array of x and y; NaN without geometry, for an empty one, and for numbers that are huge."""
     import shapely
 
-    with np.errstate(invalid="ignore", over="ignore"):
-        return shapely.bounds(shapely.centroid(shapes))[:, :2]
+    plain, found = _find_plain(shapes), np.full((len(shapes), 2), np.nan)
+    found[plain] = shapely.bounds(shapely.centroid(shapes[plain]))[:, :2]
+    return found
+
+
+def _find_plain(shapes: Any) -> Any:
+    """Tell which shapes have only numbers with which GEOS can compute, (n,)."""
+    import shapely
+
+    points, of = shapely.get_coordinates(shapes, return_index=True)
+    plain = ~shapely.is_missing(shapes)
+    plain[of[~(np.abs(points) < HUGE).all(axis=1)]] = False
+    return plain
 
 
 def centroid_distances(first: Any, second: Any) -> Any:
     """Return how far the centroids of shapes are apart, in the coordinates' unit; NaN where one has none."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.hypot(*(centroids(first) - centroids(second)).T)
+    return np.hypot(*(centroids(first) - centroids(second)).T)
 
 
 def ground_distances(first: Any, second: Any) -> Any:
@@ -238,26 +245,25 @@ def ground_distances(first: Any, second: Any) -> Any:
 
 
 def overlaps(first: Any, second: Any) -> Any:
-    """Return the intersection over union of shapes; NaN for what is not valid, or has many vertices.
+    """Return the intersection over union of shapes; NaN for what is not valid, has huge numbers, or many vertices.
 
-    Without either, GEOS may take long or give up.
+    GEOS may take long for such shapes, or give up.
     """
     import shapely
 
-    sound = np.ones(len(first), dtype=bool)
+    sound = _find_plain(first) & _find_plain(second)
     for shapes in (first, second):
         sound &= shapely.get_num_coordinates(shapes) <= CHECKED_VERTICES
         for places in find_invalid(shapes):
             sound[places] = False
     found = np.full(len(first), np.nan)
-    with np.errstate(invalid="ignore", over="ignore"):
-        for index in np.flatnonzero(sound).tolist():
-            try:
-                shared = shapely.area(shapely.intersection(first[index], second[index]))
-            except shapely.GEOSException:
-                continue
-            union = shapely.area(first[index]) + shapely.area(second[index]) - shared
-            found[index] = shared / union if 0 < union < np.inf else np.nan
+    for index in np.flatnonzero(sound).tolist():
+        try:
+            shared = shapely.area(shapely.intersection(first[index], second[index]))
+        except shapely.GEOSException:
+            continue
+        union = shapely.area(first[index]) + shapely.area(second[index]) - shared
+        found[index] = shared / union if union > 0 else np.nan
     return found
 
 

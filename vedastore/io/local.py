@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.errors import ClusterError, ConflictError, StoreError, UnknownOutcomeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
+_MARKER_BYTES = 2**16
 _HINT = "check the path, its permissions, and the space that is left"
 
 
@@ -27,9 +28,14 @@ class LocalObjects:
     """Objects as files of a local directory. POSIX: the lock is ``flock`` on the directory itself."""
 
     exclusive = True
+    run_bytes = 2**20
+    """What fits in a core's cache until it is decompressed."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path.absolute(),)  # other processes may be elsewhere
 
     @property
     def url(self) -> str:
@@ -91,16 +97,24 @@ class LocalObjects:
             raise
 
     def write(self, key: str, parts: Iterable[bytes]) -> int:
-        """Write a whole object: a file and its directory, both synced."""
+        """Write a whole object, a file and its directory, both synced; it has its name once it is whole.
+
+        One that is there is replaced, never written over: versions share some, and an interrupted write spoils none. So
+        is a link, which is not followed.
+        """
         path = self.path / key
+        draft = _draft_of(path)
         with self._translated(key):
             self._make_directory(path.parent)
-            # NOFOLLOW: a link in a stranger's store must not turn an overwrite on another file.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                size = sum(file.write(part) for part in parts)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with draft.open("xb") as file:
+                    size = sum(file.write(part) for part in parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(draft, path)  # noqa: PTH105 - a link of that name is replaced, and not followed
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
             _sync_directory(path.parent)
         return size
 
@@ -137,9 +151,12 @@ class LocalObjects:
         with self._translated(key):
             path.unlink(missing_ok=True)
             for parent in path.parents:
-                if parent == self.path or any(parent.iterdir()):
+                if parent == self.path:
                     break
-                parent.rmdir()
+                with suppress(FileNotFoundError):  # nothing of it was made
+                    if any(parent.iterdir()):
+                        break
+                    parent.rmdir()
 
     def entries(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
         """Yield all files below a folder, and links as they are."""
@@ -150,43 +167,67 @@ class LocalObjects:
                         status = path.lstat()
                         yield path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime
 
+    def copy(self, source: str, key: str) -> None:
+        """Make a file of another one."""
+        self.write(key, [self.read(source)])
+
     @contextmanager
-    def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
-        """Own a place that has no store yet, until the block ends; clear what an interrupted owner left.
+    def claim(self, marker: str, ours: Collection[str], renew: Callable[[bytes], tuple[bytes, bool]]) -> Iterator[None]:
+        """Own a place that has no store yet, until the block ends; clear what an interrupted owner left, or keep it.
 
         The marker file stands in the directory meanwhile, locked by its owner. ``ours`` are the top-level names that
         may be cleared beside a marker. An error leaves the directory as it was; an unknown outcome leaves it untouched.
         """
+        made = self._missing(self.path)
+        try:
+            descriptor = self._open_marker(marker, ours)
+            try:
+                with self._translated(""):
+                    self._lock(descriptor, wait=False)
+                    self._check_claim(descriptor, marker, ours)
+                try:
+                    with self._translated(""):
+                        told, keeps = renew(os.pread(descriptor, _MARKER_BYTES, 0))
+                        self._clear([*self._drafts(), *(self._drafts_below(ours) if keeps else ours)])
+                        os.ftruncate(descriptor, 0)
+                        os.pwrite(descriptor, told, 0)
+                        os.fsync(descriptor)
+                    yield
+                except (UnknownOutcomeError, ClusterError):
+                    raise
+                except BaseException:
+                    with suppress(OSError):  # the next owner clears what remains; the error that counts is another
+                        self._clear([*ours, *self._drafts(), marker])
+                    raise
+                with self._translated(""):
+                    self._clear([marker])
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            with suppress(OSError):  # where anything is in them, they stay
+                for path in made:
+                    path.rmdir()
+            raise
+
+    def _open_marker(self, marker: str, ours: Collection[str]) -> int:
         with self._translated(""):
             if self.path.exists() and not self.path.is_dir():
                 raise ConflictError("there is a file of that name", where=self.url, hint="choose another target")
-            made = self._make_directory(self.path)
+            self._make_directory(self.path)
+            _sync_directory(self.path.parent)  # a killed writer may have made it, and not come so far
             if self._foreign(marker, ours) or (any(self.path.iterdir()) and not (self.path / marker).exists()):
                 raise ConflictError("the directory holds other files", where=self.url, hint="choose another target")
-            descriptor = os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            with self._translated(""):
-                self._lock(descriptor, wait=False)
-                self._check_claim(descriptor, marker, ours)
-                self._clear([*ours, *self._drafts()])
-            try:
-                yield
-            except UnknownOutcomeError:
-                raise
-            except BaseException:
-                with suppress(OSError):  # what remains is cleared by the next owner; the error that counts is another
-                    self._clear([*ours, *self._drafts(), marker])
-                    for path in made:
-                        path.rmdir()
-                raise
-            with self._translated(""):
-                self._clear([marker])
-        finally:
-            os.close(descriptor)
+            return os.open(self.path / marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def _drafts(self) -> set[str]:
         """Names of root documents whose swap was cut short."""
         return {entry.name for entry in self.path.iterdir() if _DRAFT.fullmatch(entry.name)}
+
+    def _drafts_below(self, names: Collection[str]) -> Iterator[str]:
+        """Yield the files of some directories that were being written."""
+        for name in names:
+            for folder, _, files in os.walk(self.path / name):
+                yield from (f"{folder}/{file}" for file in files if _DRAFT.fullmatch(file))
 
     def _foreign(self, marker: str, ours: Collection[str]) -> set[str]:
         return {entry.name for entry in self.path.iterdir()} - {marker, *ours, *self._drafts()}
@@ -225,13 +266,17 @@ class LocalObjects:
             else:
                 path.unlink(missing_ok=True)
 
-    def _make_directory(self, path: Path) -> tuple[Path, ...]:
-        """Make a directory and its parents, durable; return those that were made, the deepest first."""
-        missing = tuple(p for p in (path, *path.parents) if not p.exists())
+    def _make_directory(self, path: Path) -> None:
+        """Make a directory and its parents, durable."""
+        missing = self._missing(path)
         path.mkdir(parents=True, exist_ok=True)
         for made in missing:
             _sync_directory(made.parent)
-        return missing
+
+    def _missing(self, path: Path) -> tuple[Path, ...]:
+        """Return what there is not of a directory and its parents, the deepest first."""
+        with self._translated(""):
+            return tuple(p for p in (path, *path.parents) if not p.exists())
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
@@ -244,7 +289,7 @@ class LocalObjects:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file by renaming a draft: it has the old bytes or the new ones, and the new ones on return."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    draft = _draft_of(path)
     try:
         with draft.open("wb") as file:
             file.write(data)
@@ -254,6 +299,11 @@ def _replace(path: Path, data: bytes) -> None:
     finally:
         draft.unlink(missing_ok=True)
     _sync_directory(path.parent)
+
+
+def _draft_of(path: Path) -> Path:
+    """Return where a file is written that will take another one's place."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def _sync_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ from vedastore.spec.places import parse_place
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
 
@@ -22,6 +22,10 @@ class Objects(Protocol):
     @property
     def exclusive(self) -> bool:
         """Whether `claim` keeps other writers out; where it does not, two may write, and the first swap wins."""
+
+    @property
+    def run_bytes(self) -> int:
+        """How many bytes are best read at once of an object of which more will be read."""
 
     @property
     def url(self) -> str:
@@ -64,8 +68,17 @@ class Objects(Protocol):
     def entries(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
         """Yield every object below a folder: key, bytes, and when it was written, seconds since 1970."""
 
-    def claim(self, marker: str, ours: Collection[str]) -> AbstractContextManager[None]:
-        """Own a place that has no store yet, until the block ends: ConflictError where anything but ``ours`` is."""
+    def copy(self, source: str, key: str) -> None:
+        """Make an object of another one, as it is now."""
+
+    def claim(
+        self, marker: str, ours: Collection[str], renew: Callable[[bytes], tuple[bytes, bool]]
+    ) -> AbstractContextManager[None]:
+        """Own a place that has no store yet, until the block ends: ConflictError where anything but ``ours`` is.
+
+        ``renew`` is given what an interrupted owner's marker says, empty without one; it returns what the marker is to
+        say, and whether that owner's objects stay.
+        """
 
 
 def open_objects(location: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Objects:

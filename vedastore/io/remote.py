@@ -6,17 +6,18 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.errors import ClusterError, ConflictError, StoreError, UnknownOutcomeError
 from vedastore.io.s3 import PROBE, Answer
 from vedastore.io.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from vedastore.io.s3 import S3
 
 _TURNS: Final = 5
 """How often a swap is tried again that met another one under way."""
+_MARKER_BYTES: Final = 2**16
 _PAUSE_SECONDS: Final = 0.2
 _UNKNOWN: Final = "the commit may have landed or not: {}"
 
@@ -25,6 +26,8 @@ class S3Objects:
     """Objects under a prefix of a bucket. Swaps are writes with a condition; nothing keeps other writers out."""
 
     exclusive = False
+    run_bytes = 8 * 2**20
+    """A request takes the time of some megabytes."""
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
@@ -84,10 +87,10 @@ class S3Objects:
             except Answer as answer:
                 if answer.refused or answer.absent:
                     raise ConflictError("another writer was first", where=where, hint="run it again") from answer
-                if not answer.certain:
-                    raise UnknownOutcomeError(_UNKNOWN.format(answer), where=where, hint=hint) from answer
-                if not answer.busy:
+                if answer.certain and not answer.busy:
                     raise self._s3.error(key, answer) from answer
+                if not answer.busy:
+                    raise UnknownOutcomeError(_UNKNOWN.format(answer), where=where, hint=hint) from answer
                 time.sleep(_PAUSE_SECONDS * 2**turn)
             else:
                 return
@@ -107,17 +110,22 @@ class S3Objects:
         for entry in self._s3.list_entries(below=f"{folder}/" if folder else ""):
             yield entry.key, entry.size_bytes, entry.modified
 
+    def copy(self, source: str, key: str) -> None:
+        """Have S3 make an object of another one."""
+        self._s3.copy(source, key)
+
     @contextmanager
-    def claim(self, marker: str, ours: Collection[str]) -> Iterator[None]:
+    def claim(self, marker: str, ours: Collection[str], renew: Callable[[bytes], tuple[bytes, bool]]) -> Iterator[None]:
         """Mark a place that has no store yet as one that is being written. Others may do the same."""
         for name in (entry.key for entry in self._s3.list_entries(delimiter="/")):
             # An empty name: consoles make an object of it for an empty folder. Others may be at their probe just now.
             if name.rstrip("/") not in ("", marker, *ours) and not name.startswith(PROBE):
                 raise ConflictError("the prefix holds other objects", where=self.url, hint="choose another target")
-        self._s3.put(marker, b"")
+        earlier = self._s3.find(marker, _MARKER_BYTES)
+        self._s3.put(marker, renew(earlier[0] if earlier else b"")[0])
         try:
             yield
-        except UnknownOutcomeError:
+        except (UnknownOutcomeError, ClusterError):
             raise
         except BaseException:
             with suppress(StoreError):  # the error that counts is another

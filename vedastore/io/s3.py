@@ -34,11 +34,17 @@ _checked: set[tuple[str, str]] = set()
 
 
 class Answer(Exception):  # noqa: N818 - the caller judges whether it is an error
-    """What S3 answered instead of doing what was asked; no status where no answer came."""
+    """What S3 answered instead of doing what was asked; no status where no answer came.
 
-    def __init__(self, status: int | None, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
+    ``repeated`` tells that it is the answer to a request that had been made before, without one.
+    """
+
+    def __init__(self, status: int | None, code: str, message: str, *, repeated: bool = False) -> None:
+        super().__init__(status, code, message)  # what it is pickled by
+        self.status, self.code, self.message, self._repeated = status, code, message, repeated
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def absent(self) -> bool:
@@ -63,7 +69,7 @@ class Answer(Exception):  # noqa: N818 - the caller judges whether it is an erro
     @property
     def certain(self) -> bool:
         """Whether nothing can have been written."""
-        return self.status is not None and 400 <= self.status < 500  # noqa: PLR2004 - the client's errors
+        return self.status is not None and 400 <= self.status < 500 and not self._repeated  # noqa: PLR2004 - the client's errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +208,13 @@ class S3:
                 raise
             raise self.error(key, answer) from answer
 
+    def copy(self, source: str, key: str) -> None:
+        """Make an object of another one of the bucket."""
+        try:
+            self.ask("copy_object", Key=self.full(key), CopySource={"Bucket": self.bucket, "Key": self.full(source)})
+        except Answer as answer:
+            raise self.error(key, answer) from answer
+
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where it is absent."""
         try:
@@ -297,7 +310,8 @@ def _answers() -> Iterator[None]:
         told = getattr(cause, "response", None) or {}
         status = told.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = told.get("Error", {}).get("Code", "")
-        raise Answer(status, code, str(error).strip() or type(error).__name__) from error
+        repeated = told.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+        raise Answer(status, code, str(error).strip() or type(error).__name__, repeated=repeated) from error
 
 
 def _forget() -> None:

@@ -1,4 +1,4 @@
-"""An object of S3 that is written piece by piece, in parts that are sent side by side."""
+"""An object of S3 that is written piece by piece, in parts that are sent side by side, by threads or by others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self, cast
 
 from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
 from vedastore.io.s3 import Answer
@@ -44,26 +45,83 @@ def new_object(s3: S3, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
         upload.complete(overwrite=overwrite)
 
 
+class Piece(Protocol):
+    """What stands for bytes that are elsewhere, in a part that others send."""
+
+    def __len__(self) -> int:
+        """Return how many they are."""
+
+    def __getitem__(self, span: slice) -> Piece:
+        """Return some of them."""
+
+    def __bytes__(self) -> bytes:
+        """Fetch them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What it takes to send a part of an upload, from any machine."""
+
+    s3: S3
+    key: str
+    id: str
+
+    def send(self, number: int, data: bytes) -> dict[str, Any]:
+        """Send a part; return what the end of the upload has to say of it. Sent twice, it is the same."""
+        arguments = {"Key": self.s3.full(self.key), "UploadId": self.id, "PartNumber": number}
+        return {"PartNumber": number, "ETag": self.s3.ask("upload_part", Body=data, **arguments)["ETag"]}
+
+
+class Senders(Protocol):
+    """Those who send parts, some of them at a time."""
+
+    pending: int
+    """So many parts may be under way."""
+
+    def submit(self, ticket: Ticket, number: int, pieces: list[Any]) -> Any:
+        """Begin to send a part, which is made of bytes and pieces; return the future of what `Ticket.send` returns."""
+
+    def shutdown(self) -> None:
+        """Return when no part is under way any more."""
+
+
+class _Threads:
+    """Threads of this process, for parts of bytes alone."""
+
+    pending = _PARTS_PENDING
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(self.pending, thread_name_prefix="vedastore-upload")
+
+    def submit(self, ticket: Ticket, number: int, pieces: list[Any]) -> Future[dict[str, Any]]:
+        return self._threads.submit(ticket.send, number, b"".join(pieces))
+
+    def shutdown(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+
 class Upload:
     """An object that is written from its beginning to its end, and is there whole or not at all. A file to write to.
 
-    Parts are sent while the next ones are written; an object of one part is put at once.
+    Parts are sent while the next ones are written; an object of one part is put at once. The parts are the same whoever
+    sends them, see `senders`.
     """
 
     def __init__(self, s3: S3, key: str) -> None:
         self._s3, self._key, self._owner = s3, key, uuid.uuid4().hex
         self._id, self._size = "", 0
-        self._parts: list[memoryview] = []
+        self._parts: list[Any] = []
         self._part_bytes = 0
         self._sent: list[dict[str, Any]] = []
-        self._pending: deque[Future[dict[str, Any]]] = deque()
-        self._threads = ThreadPoolExecutor(_PARTS_PENDING, thread_name_prefix="vedastore-upload")
+        self._pending: deque[Any] = deque()
+        self.senders: Senders = _Threads()
+        """Others may take their place before anything is written: those who know the pieces that will be."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        self.senders.shutdown()
         if self._id:  # not completed
             with suppress(Answer):  # the error that counts is another
                 self._ask("abort_multipart_upload", UploadId=self._id)
@@ -72,15 +130,15 @@ class Upload:
         """Return the bytes so far."""
         return self._size
 
-    def write(self, data: bytes | memoryview) -> int:
-        """Add bytes; waits while several parts are under way."""
-        left = memoryview(bytes(data))
+    def write(self, data: bytes | memoryview | Piece) -> int:
+        """Add bytes, or what stands for them; waits while several parts are under way."""
+        left: Any = memoryview(bytes(data)) if isinstance(data, bytes | bytearray | memoryview) else data
         self._size += len(left)
         while len(left) >= (room := self._room - self._part_bytes):
             self._parts.append(left[:room])
             self._send()
             left = left[room:]
-        if left:
+        if len(left):
             self._parts.append(left)
             self._part_bytes += len(left)
         return len(data)
@@ -112,7 +170,7 @@ class Upload:
                 parts = {"Parts": self._sent}
                 self._ask("complete_multipart_upload", UploadId=self._id, MultipartUpload=parts, **condition)
             else:
-                body = b"".join(self._parts)
+                body = b"".join(map(bytes, self._parts))
                 self._ask("put_object", Body=body, Metadata={_OWNER: self._owner}, **condition)
         except Answer as answer:
             self._judge(answer)
@@ -140,15 +198,11 @@ class Upload:
                 self._id = self._ask("create_multipart_upload", Metadata={_OWNER: self._owner})["UploadId"]
             except Answer as answer:
                 raise self._s3.error(self._key, answer) from answer
-        while len(self._pending) >= _PARTS_PENDING:
+        while len(self._pending) >= self.senders.pending:
             self._await()
-        number, data = len(self._sent) + len(self._pending) + 1, b"".join(self._parts)
+        ticket, number = Ticket(self._s3, self._key, self._id), len(self._sent) + len(self._pending) + 1
+        self._pending.append(self.senders.submit(ticket, number, self._parts))
         self._parts, self._part_bytes = [], 0
-        self._pending.append(self._threads.submit(self._send_part, number, data))
-
-    def _send_part(self, number: int, data: bytes) -> dict[str, Any]:
-        answer = self._ask("upload_part", UploadId=self._id, PartNumber=number, Body=data)
-        return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def _await(self) -> None:
         try:

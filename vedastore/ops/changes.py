@@ -12,6 +12,7 @@ import numpy as np
 from vedastore.errors import StoreError, UsageError
 from vedastore.io.archive import Member, name_fault
 from vedastore.model import LabelHalf
+from vedastore.ops.crew import Crew
 from vedastore.ops.decisions import Refusals
 from vedastore.ops.intake import Intake
 from vedastore.ops.options import ConvertOptions
@@ -89,9 +90,9 @@ def read_changes(
     """
     options, where = label_options(base.version), base.objects.url
     roll = Roll(ledger, options, where, Refusals())
-    known = KnownChips(base.objects, base.root) if edits.added else None
+    known = KnownChips(base.objects, base.root, few=True) if edits.added else None
     changed = np.setdiff1d(find(base, edits.touched), find(base, edits.removed))
-    with open_executor(workers, None) as executor, Intake(write, roll, known) as intake:
+    with open_executor(workers) as executor, Crew(executor) as crew, Intake(write, roll, crew, known) as intake:
         read = partial(_read_changed, base, edits.labels, options)
         for items in map_ordered(
             executor,
@@ -152,8 +153,8 @@ def _added_members(base: Snapshot, edits: Edits) -> Iterator[Member]:
     ordinal = count(next_ordinal(base)) if edits.added else count()
     for sample_id, (image, label) in edits.added.items():
         for name, data in ((f"{top}images/{sample_id}.tif", image), (f"{top}labels/{sample_id}.json", label)):
-            fault = name_fault(name)
-            if fault or classify(name).id != sample_id:
+            role = classify(name)
+            if name_fault(name) or role.kind not in {"image", "label"} or role.id != sample_id:
                 raise UsageError(f"{sample_id!r} cannot be the name of a file", hint="give the sample another id")
             yield Member(name, data, next(ordinal), is_dir=False)
 

@@ -62,8 +62,10 @@ def many(
 
 
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Sort findings: errors, warnings, notes; within these as in the catalogue."""
-    return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(RULES[f.rule].severity), _ORDER[f.rule])))
+    """Sort findings: errors, warnings, notes; within these as in the catalogue, and what it does not know last."""
+    last = len(SEVERITIES), len(_ORDER)
+    known = {rule: (SEVERITIES.index(RULES[rule].severity), place) for rule, place in _ORDER.items()}
+    return tuple(sorted(findings, key=lambda f: known.get(f.rule, last)))
 
 
 def check_refused(ledger: Ledger, errors: Iterable[ReleaseError], where: str) -> Iterator[Finding]:

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
     from vedastore.io.archive import Member
     from vedastore.model import Limits
-    from vedastore.ops.rebuild import Rebuilt
     from vedastore.store.snapshot import Snapshot
 
 _SCHEMA: Final = """
-CREATE TABLE exported (path TEXT, digest BLOB, position INTEGER, seen INTEGER DEFAULT 0);
+CREATE TABLE exported (path TEXT, digest BLOB, position INTEGER, ordinal INTEGER, seen INTEGER DEFAULT 0);
 CREATE TABLE others (name TEXT, digest BLOB);
 CREATE INDEX by_path ON exported (path);
 """
@@ -58,11 +57,10 @@ class Comparison:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def add(self, member: Rebuilt, position: int | None) -> None:
-        """Note a member of the export; ``position`` is that of an image."""
-        path = rules.comparable(member.member, self._top)
-        digest = hashlib.sha256(member.data).digest()
-        self._db.execute("INSERT INTO exported VALUES (?, ?, ?, 0)", (path, digest, position))
+    def add(self, member: str, digest: bytes, ordinal: int, position: int | None = None) -> None:
+        """Note a member of the export, in any order: the SHA-256 of its bytes, its place; of an image the position."""
+        path = rules.comparable(member, self._top)
+        self._db.execute("INSERT INTO exported VALUES (?, ?, ?, ?, 0)", (path, digest, position, ordinal))
 
     def compare(
         self, release: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
@@ -80,12 +78,12 @@ class Comparison:
                 self._db.execute("INSERT INTO others VALUES (?, ?)", (member.name, digest))
         for name, digest in self._db.execute("SELECT name, digest FROM others ORDER BY rowid"):
             yield from self._look_up(rules.comparable(name, top), digest, f"{reader.where}: {name}", None)
-        for (path,) in self._db.execute("SELECT path FROM exported WHERE NOT seen ORDER BY rowid"):
+        for (path,) in self._db.execute("SELECT path FROM exported WHERE NOT seen ORDER BY ordinal"):
             yield Finding("extra", "the release does not have this member", path)
 
     def _look_up(self, path: str, digest: bytes, where: str, member: Member | None) -> Iterator[Finding]:
-        query = "SELECT rowid, digest, position FROM exported WHERE path = ? AND NOT seen ORDER BY digest != ? LIMIT 1"
-        found = self._db.execute(query, (path, digest)).fetchone()
+        query = "SELECT rowid, digest, position FROM exported WHERE path = ? AND NOT seen"
+        found = self._db.execute(f"{query} ORDER BY digest != ?, ordinal LIMIT 1", (path, digest)).fetchone()
         if found is None:
             reason = self._skipped.get(path)
             left = "the store does not have this member" if reason is None else f"the conversion left it out: {reason}"

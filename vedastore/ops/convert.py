@@ -13,11 +13,13 @@ from vedastore.errors import UsageError, VedastoreError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
+from vedastore.ops.cluster_crew import open_crew
 from vedastore.ops.decisions import Refusals, decide
 from vedastore.ops.index import write_index
 from vedastore.ops.intake import Intake
+from vedastore.ops.resume import fingerprint, with_known
 from vedastore.ops.roll import Roll, read_batch
-from vedastore.ops.workers import batched_bytes, is_local, map_ordered, open_executor
+from vedastore.ops.workers import batched_bytes, in_task, map_ordered
 from vedastore.spec import arrays, keys
 from vedastore.spec.places import parse_place
 from vedastore.spec.root import Bucket, Root, Version, dump_json
@@ -46,7 +48,7 @@ class ConvertReport:
 
     The store's place, the version that it committed and the root document that names it, the members that are no
     pair's; how many ids the release has, and how many of them were left out (the version names the first thousand
-    itself).
+    itself); how many images were taken over from a conversion that was interrupted.
     """
 
     store: str
@@ -55,6 +57,7 @@ class ConvertReport:
     kept_members: tuple[str, ...]
     read: int
     skipped: int
+    resumed: int
 
 
 def convert_all(
@@ -94,24 +97,30 @@ def convert(
 
     ``progress`` is called with the bytes of the archive that were read, and its size.
     """
-    reader = ReleaseReader(source, progress, options.limits, storage_options)
+    alone = workers is None and client is None and in_task()
+    reader = ReleaseReader(source, progress, options.limits, storage_options, alone=alone)
     _refuse_nesting(reader.place, parse_place(store))
     objects = open_objects(store, storage_options)
     parent = open_version(objects) if options.mode == "append" else None
     known = None if parent is None else KnownChips(objects, parent.root)
-    write = Write(objects, overwrite=options.mode == "overwrite", onto=None if parent is None else parent.root)
-    with write, scratch_errors(), Ledger() as ledger:
+    write = Write(
+        objects,
+        overwrite=options.mode == "overwrite",
+        onto=None if parent is None else parent.root,
+        fingerprint=fingerprint(reader, options),
+    )
+    with write, scratch_errors(), Ledger() as ledger, write.open_journal() as journal:
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
         with (
-            open_executor(workers, client) as executor,
-            closing(reader.iter_files() if is_local(executor) else reader.iter_members()) as found,
-            Intake(write, roll, known) as intake,
+            open_crew(workers, client) as crew,
+            closing(reader.iter_files() if crew.local else reader.iter_members()) as found,
+            Intake(write, roll, crew, known) as intake,
         ):
-            members = ((member, member.size_bytes + MEMBER_BYTES) for member in found)
-            work = partial(read_batch, options=options, where=reader.where, known=known)
+            members = ((member, member.size_bytes + MEMBER_BYTES) for member in with_known(found, journal))
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
-            for outcomes in map_ordered(executor, work, batches):
+            read = partial(read_batch, options=options, where=reader.where, known=known if crew.local else None)
+            for outcomes in map_ordered(crew, read, batches, crew.in_flight_bytes):
                 for outcome in outcomes:
                     intake.take(outcome)
             buckets = intake.finish()
@@ -125,7 +134,7 @@ def convert(
         root = write.commit(version)
         kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")
         skipped = ledger.count_rejected()
-    return ConvertReport(write.objects.url, version, root, kept, decisions.read, skipped)
+    return ConvertReport(write.objects.url, version, root, kept, decisions.read, skipped, intake.resumed)
 
 
 def _refuse_nesting(source: Place, store: Place) -> None:

@@ -25,6 +25,7 @@ from vedastore.ops.differences import (
     ObjectDiff,
     Side,
 )
+from vedastore.ops.excerpt import export_members, is_edited
 from vedastore.ops.matching import Objects, match_objects
 from vedastore.spec import keys
 from vedastore.spec.release import comparable
@@ -288,8 +289,9 @@ def _objects(spilled: SpilledObjects, positions: Positions) -> Objects:
 
 
 def _compare_members(old: Snapshot, new: Snapshot) -> Iterator[MemberDiff]:
-    """Yield the members besides images and labels that are other; order and top folder do not count."""
-    if old.objects.url == new.objects.url and old.version.index["members"] == new.version.index["members"]:
+    """Yield the members besides images and labels that exports have otherwise; order and top folder do not count."""
+    stored = [(snapshot.objects.url, snapshot.version.index["members"]) for snapshot in (old, new)]
+    if stored[0] == stored[1] and not (is_edited(old) or is_edited(new)):
         return
     a, b = map(_member_digests, (old, new))
     for name in sorted({*a, *b}):
@@ -299,7 +301,7 @@ def _compare_members(old: Snapshot, new: Snapshot) -> Iterator[MemberDiff]:
 
 def _member_digests(snapshot: Snapshot) -> dict[str, list[bytes]]:
     top, found = snapshot.top, defaultdict(list)
-    for member in snapshot.iter_members():
+    for member in export_members(snapshot):
         if member.kind != "directory":
             found[comparable(member.member, top)].append(hashlib.sha256(member.data).digest())
     return {name: sorted(digests) for name, digests in found.items()}

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from vedastore.ops.succession import Succession
     from vedastore.spec.root import Bucket, IndexFile, Version
 
-TRIES: Final = 24
-_PAUSE_SECONDS: Final = 0.05
+TRIES: Final = 40
+_PAUSE_LIMIT: Final = 16
+"""How many times as long as a commit takes writers wait before the next one, at most."""
 _TOLD: Final = ("image_digest", "label", "split")
 
 
@@ -71,12 +72,14 @@ def edit(snapshot: Snapshot, edits: Edits, *, workers: int | None = None) -> Edi
     _check(snapshot, edits)
     head = snapshot
     for attempt in range(TRIES):
+        started = time.monotonic()
         try:
             version = _commit(head, edits, workers)
         except ConflictError:
             if attempt == TRIES - 1:
                 raise
-            time.sleep(random.uniform(0, _PAUSE_SECONDS * (attempt + 1)))  # noqa: S311 - writers are to part
+            longest = (time.monotonic() - started) * min(2**attempt, _PAUSE_LIMIT)
+            time.sleep(random.uniform(0, longest))  # noqa: S311 - writers are to part
             head = _rebase(snapshot, edits)
         else:
             counts = len({*edits.labels, *edits.splits}), len(edits.removed), len(edits.added)
@@ -166,6 +169,7 @@ def _write_version(
         source=_source(version, edits),
         author=edits.author,
         message=edits.message,
+        skipped=tuple(entry for entry in version.skipped if entry.get("id") not in edits.added),
         buckets=buckets,
         index=version.index | _members(write, base, edits, plan),
     )
@@ -210,7 +214,11 @@ def _findings(base: Snapshot, tally: Tally) -> tuple[dict[str, Any], ...]:
     """Return what is worth knowing: the flags of rows as they are, and what else the release was found to have."""
     where = base.version.source.get("url", base.objects.url).rstrip("/").rpartition("/")[2]
     counted = {finding.rule for finding in count_rows(base).flags.findings(where)}
-    kept = [Finding(**{**f, "samples": tuple(f["samples"])}) for f in base.version.findings if f["rule"] not in counted]
+    kept = [
+        Finding(f["rule"], f["message"], f.get("where"), f.get("count", 1), tuple(f.get("samples", ())))
+        for f in base.version.findings
+        if f["rule"] not in counted
+    ]
     return tuple(finding.to_dict() for finding in ordered((*kept, *tally.flags.findings(where))))
 
 

@@ -84,21 +84,24 @@ def is_edited(snapshot: Snapshot) -> bool:
 
 def export_members(snapshot: Snapshot) -> Iterator[StoredFile]:
     """Yield the members besides images and labels that an export of a version has."""
-    if is_edited(snapshot):
-        return plan_excerpt(snapshot, np.arange(snapshot.version.samples)).iter_members()
-    return snapshot.iter_members()
+    excerpt = plan_excerpt(snapshot, None)
+    return snapshot.iter_members() if excerpt is None else excerpt.iter_members()
 
 
-def plan_excerpt(snapshot: Snapshot, positions: Positions) -> Excerpt:
+def plan_excerpt(snapshot: Snapshot, positions: Positions | None) -> Excerpt | None:
     """Decide what the members besides images and labels become where only the samples at some positions stay.
 
-    Where samples were edited, that holds for all of them as well.
+    Without positions all samples do, and None is returned unless they were edited: members are as they were then.
 
     Raises
     ------
     StoreError
         When ``meta.json`` or the index is damaged.
     """
+    if positions is None:
+        if not is_edited(snapshot):
+            return None
+        positions = np.arange(snapshot.version.samples)
     box = find_bounds(snapshot, positions)
     if box is not None and not np.isfinite(box).all():
         raise StoreError("the index has footprints without a place", where=snapshot.objects.url)
@@ -117,15 +120,14 @@ def plan_excerpt(snapshot: Snapshot, positions: Positions) -> Excerpt:
 
 def _cut_meta(snapshot: Snapshot, _: Positions, member: StoredFile, box: Bbox | None) -> tuple[bytes, str]:
     document = read_json(member.data, f"{snapshot.objects.url}: {member.member}", snapshot.version.limits)
-    data, version = member.data, snapshot.version
+    data, version, told = member.data, snapshot.version, []
     if is_edited(snapshot):
         data = rules.retell_meta(data, document, version.version, version.classes)
-    if version.bounds is None:  # no footprint has told it
-        return data, "version and classes are those of the samples that are there"
-    told = "bbox is the box around the samples that stay"
-    return rules.cut_meta(data, document, box), f"version and classes are those now, and {told}" if is_edited(
-        snapshot
-    ) else told
+        told.append("version and classes are those of what is there now")
+    if version.bounds is not None:  # or else no footprint has told it
+        data = rules.cut_meta(data, document, box)
+        told.append("bbox is the box around the samples that stay")
+    return data, ", ".join(told)
 
 
 def _cut_bounds(snapshot: Snapshot, positions: Positions, member: StoredFile, box: Bbox | None) -> tuple[bytes, str]:
@@ -170,19 +172,24 @@ def _renew_bounds(snapshot: Snapshot, positions: Positions, found: _Features, da
 
 
 def _match(snapshot: Snapshot, positions: Positions, found: _Features, own: Any) -> Any:
-    """Return the feature of each sample, -1 where it has none: the one of its id, or where none has, of its box."""
+    """Return the feature of each sample, -1 where it has none: the one of its id, or the one of its box.
+
+    Ids may be numbers that mean something else: boxes count more where those of most ids do not fit.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     names, ids = pa.chunked_array(snapshot.lookup.id_parts(positions), _text()), pa.chunked_array(found.ids)
     by_id = pc.index_in(names, value_set=ids).fill_null(-1).to_numpy()
-    if (by_id >= 0).any():
+    fitting = (_same_boxes(found.boxes[by_id], own) & (by_id >= 0)).sum()
+    if 0 < (by_id >= 0).sum() <= 2 * fitting:
         return by_id
     places: dict[Any, list[int]] = {}
     for place, box in enumerate(_keys(found.boxes)):
         places.setdefault(box, []).append(place)
     waiting = {box: iter(some) for box, some in places.items()}
-    return np.array([next(waiting[box], -1) if box in waiting else -1 for box in _keys(own)], "i8")
+    by_box = np.array([next(waiting[box], -1) if box in waiting else -1 for box in _keys(own)], "i8")
+    return by_box if (by_box >= 0).sum() > fitting else by_id
 
 
 def _keys(boxes: Any) -> list[tuple[float, ...]]:

@@ -17,16 +17,18 @@ from vedastore.exchange.release import ReleaseWriter
 from vedastore.io.deflate import DEFAULT_LEVEL, LEVELS
 from vedastore.io.files import new_target
 from vedastore.ops.excerpt import Rewritten, plan_excerpt
-from vedastore.ops.rebuild import iter_rebuilt
+from vedastore.ops.rebuild import iter_rebuilt, iter_sections
 from vedastore.ops.select import require_samples
-from vedastore.ops.workers import count_workers, open_executor
+from vedastore.ops.shipment import iter_shipped
+from vedastore.ops.workers import count_workers, find_client, is_local, open_executor
 from vedastore.spec.places import check_options, parse_place
 from vedastore.spec.release import import_request
 from vedastore.store.snapshot import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from vedastore.ops.rebuild import Outcome, Rebuilt
     from vedastore.spec.places import Place
     from vedastore.store.lookup import Positions
     from vedastore.store.snapshot import Snapshot
@@ -93,23 +95,24 @@ def export(
     compress = _check_target(snapshot, place, level)
     positions = None if positions is None else _parse_positions(snapshot, positions)
     samples = snapshot.version.samples if positions is None else len(positions)
-    counts = {"identical": 0, "equivalent": 0}
-    done = 0
+    counts: Counter[Outcome] = Counter()
     with ExitStack() as stack:
         file = stack.enter_context(new_target(place, overwrite=overwrite))
-        excerpt = None if positions is None or for_import else plan_excerpt(snapshot, positions)
+        excerpt = None if for_import else plan_excerpt(snapshot, positions)
         kept = snapshot.version.index["members"].rows if excerpt is None else int(excerpt.stays.sum())
         total = 2 * samples + (0 if for_import else kept)
         others = excerpt.iter_members() if excerpt else iter(()) if for_import else None
         executor = stack.enter_context(open_executor(workers, client))
         deflaters = stack.enter_context(ThreadPoolExecutor(count_workers(workers), thread_name_prefix="vedastore-gzip"))
+        level = (level or DEFAULT_LEVEL) if compress else None
         writer = ReleaseWriter(file, compress=compress, executor=deflaters, level=level or DEFAULT_LEVEL)
-        for member in iter_rebuilt(snapshot, executor, positions, others):
-            if member.outcome == "damaged" and member.problem is not None:
-                raise member.problem
-            writer.add(member.member, member.data, is_dir=member.kind == "directory")
-            counts[member.outcome] += 1
-            done += 1
+        sections = iter_sections(snapshot, positions, others)
+        if is_local(executor):
+            written = _iter_written(iter_rebuilt(snapshot, executor, sections), writer)
+        else:
+            written = iter_shipped(find_client(client), snapshot, sections, writer, file=file, level=level)
+        for done, outcome in enumerate(written, 1):
+            counts[outcome] += 1
             if progress:
                 progress(done, total)
         writer.close()
@@ -119,7 +122,7 @@ def export(
         dest=os.fspath(dest),
         version=snapshot.version.version,
         samples=samples,
-        members=done,
+        members=counts.total(),
         identical=counts["identical"] - len(rewritten),
         equivalent=counts["equivalent"],
         bytes=size,
@@ -127,6 +130,18 @@ def export(
         left_out=0 if excerpt is None else len(excerpt.stays) - kept,
         request=_request(snapshot, positions, place) if for_import else None,
     )
+
+
+def _iter_written(batches: Iterable[tuple[list[Rebuilt], bool]], writer: ReleaseWriter) -> Iterator[Outcome]:
+    """Write what threads have rebuilt; yield the outcome of every member."""
+    for members, ends in batches:
+        for member in members:
+            if member.problem is not None:
+                raise member.problem
+            writer.add(member.member, member.data, is_dir=member.kind == "directory")
+            yield member.outcome
+        if ends:
+            writer.cut()
 
 
 def _check_target(snapshot: Snapshot, place: Place, level: int | None) -> bool:

@@ -130,8 +130,13 @@ def _provenance(reader: ReleaseReader, options: ConvertOptions) -> dict[str, Any
         "bytes": reader.size_bytes,
         "sha256": reader.sha256,
         "options": {k: v for k, v in asdict(options).items() if v is not None},
-        "libraries": {name: library_version(name) for name in _LIBRARIES},
+        "libraries": library_versions(),
     }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that what is stored depends on."""
+    return {name: library_version(name) for name in _LIBRARIES}
 
 
 def _stem(where: str) -> str:

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from importlib import import_module
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from vedastore.ops.roll import Encoded, Outcome
 from vedastore.spec import keys
 from vedastore.spec.root import Bucket
 from vedastore.store.chips import ShardReader
-from vedastore.store.shards import ShardDraft, Spill
+from vedastore.store.journal import dump_shard
+from vedastore.store.shards import Away, ShardDraft, Spill
 
 if TYPE_CHECKING:
+    from vedastore.ops.crew import Crew
     from vedastore.ops.roll import Roll
+    from vedastore.ops.workers import Promise
     from vedastore.spec.arrays import ChipSpec
     from vedastore.store.commit import Write
     from vedastore.store.known import KnownChips
-
-DRAFTS_BYTES: Final = 128 * 2**20
-"""Encoded chips of shards under way that stay in memory; above it the largest shard goes to a temporary file."""
-WRITES_PENDING: Final = 1
-_LATER: Final = ("pyarrow.parquet", "shapely", "pyproj")
 
 
 class Intake:
     """Puts what was read where it belongs: chips into shards, everything else into the ledger."""
 
-    def __init__(self, write: Write, roll: Roll, known: KnownChips | None = None) -> None:
-        self._write, self._roll, self._known = write, roll, known
+    def __init__(self, write: Write, roll: Roll, crew: Crew, known: KnownChips | None = None) -> None:
+        self._write, self._roll, self._crew, self._known = write, roll, crew, known
         self.reused: set[str] = set()
         """Buckets of earlier versions whose chips are used again."""
         self._buckets: dict[ChipSpec, tuple[str, int]] = {}
@@ -37,10 +33,8 @@ class Intake:
         self._bytes: dict[ChipSpec, int] = {}
         self._held_bytes = 0
         self._spill = Spill()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="vedastore-write")
-        for library in _LATER:  # what the end of a conversion needs is loaded while the release is read
-            self._writer.submit(import_module, library)
-        self._writes: deque[tuple[ChipSpec, Future[int]]] = deque()
+        self._writes: deque[tuple[ShardDraft, str, Promise[int]]] = deque()
+        self.resumed = 0
 
     def take(self, outcome: Outcome) -> None:
         """Place one outcome."""
@@ -60,11 +54,14 @@ class Intake:
         self._buckets[image.spec] = name, rows + 1
         draft = self._drafts.get(image.spec) or self._drafts.setdefault(image.spec, ShardDraft(image.spec, self._spill))
         self._held_bytes -= draft.memory_bytes
-        draft.append(image.chunks)
+        draft.append(image.chunks, image.half.id, image.origin)
         self._held_bytes += draft.memory_bytes
+        self.resumed += image.origin is not None
+        while self._writes and self._writes[0][-1].done():
+            self._await_write()
         if draft.full:
             self._write_shard(image.spec)
-        elif self._held_bytes > DRAFTS_BYTES:
+        elif self._held_bytes > self._crew.drafts_bytes:
             largest = max(self._drafts.values(), key=lambda d: d.memory_bytes)
             self._held_bytes -= largest.memory_bytes
             largest.spill()
@@ -74,20 +71,30 @@ class Intake:
         key = keys.shard(name, (rows - 1) // spec.samples_per_shard)
         draft = self._drafts.pop(spec)
         self._held_bytes -= draft.memory_bytes
-        while len(self._writes) >= WRITES_PENDING:
+        while len(self._writes) >= self._crew.writes_pending:
             self._await_write()
-        self._writes.append((spec, self._writer.submit(self._write.put, key, draft.parts())))
+        kept = self._write.keeps(key, draft)
+        if kept is None:
+            self._writes.append((draft, key, self._crew.put(self._write, key, draft)))
+        else:
+            self._note(draft, key, kept)
 
     def _await_write(self) -> None:
-        spec, future = self._writes.popleft()
-        self._bytes[spec] = self._bytes.get(spec, 0) + future.result()
+        draft, key, promise = self._writes.popleft()
+        self._note(draft, key, promise.result())
+
+    def _note(self, draft: ShardDraft, key: str, size: int) -> None:
+        """Note down a shard that is written, unless an interrupted conversion has done so."""
+        self._bytes[draft.spec] = self._bytes.get(draft.spec, 0) + size
+        if self._write.first and draft.origin != key:
+            self._write.log(dump_shard(key, draft, self._roll.read_images(draft.ids)))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Wait until no write is under way, whatever happened."""
-        self._writer.shutdown(cancel_futures=True)
+        self._crew.settle()
         self._spill.close()
 
     def finish(self) -> dict[str, Bucket]:
@@ -111,4 +118,6 @@ def find_chip(known: KnownChips, write: Write, image: Encoded) -> tuple[str, int
     if found is None:
         return None
     stored = ShardReader(write.objects, found[0], image.spec).read_chunks(found[1])
-    return found if stored == image.chunks else None
+    chunks = image.chunks
+    (own,) = chunks.holder.take([chunks.position]) if isinstance(chunks, Away) else (chunks,)
+    return found if stored == own else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vedastore.exchange.release import pixel_digest
-from vedastore.ops.workers import map_ordered, open_executor
+from vedastore.ops.workers import IN_FLIGHT_BYTES, open_team
 from vedastore.spec.likeness import hash_images, is_telling, near_pairs
 from vedastore.spec.nodata import parse_nodata
 
@@ -89,9 +88,9 @@ def read_likeness(
     hashes, digests = np.zeros(len(positions), "u8"), np.zeros(len(positions), "S16")
     done = 0
     blocks = list(_plan(snapshot, positions))
-    with open_executor(workers, client) as executor:
+    with open_team(snapshot, workers, client) as team:
         sized = ((block, _size(snapshot, block)) for block in blocks)
-        found = map_ordered(executor, partial(_hash_block, snapshot=snapshot), sized)
+        found = team.map(_hash_block, sized, IN_FLIGHT_BYTES)
         for block, (part, names) in zip(blocks, found, strict=True):
             hashes[block.at], digests[block.at] = part, names
             done += len(block.at)
@@ -113,7 +112,7 @@ def _plan(snapshot: Snapshot, positions: Array) -> Iterator[Block]:
     apart = np.diff(of_name[order]).astype(bool) | np.diff(of_text[order]).astype(bool)
     for part in np.split(order, np.flatnonzero(apart) + 1) if len(order) else []:
         bucket, code = names.dictionary[int(of_name[part[0]])].as_py(), int(of_text[part[0]])
-        spec = snapshot.version.arrays[bucket].spec
+        spec = snapshot.arrays[bucket].spec
         nodata = None if code < 0 else parse_nodata(texts.dictionary[code].as_py(), spec.dtype)
         most = max(1, _BLOCK_BYTES // (spec.bands * spec.height * spec.width * spec.itemsize))
         for start in range(0, len(part), most):
@@ -122,11 +121,11 @@ def _plan(snapshot: Snapshot, positions: Array) -> Iterator[Block]:
 
 
 def _size(snapshot: Snapshot, block: Block) -> int:
-    spec = snapshot.version.arrays[block.bucket].spec
+    spec = snapshot.arrays[block.bucket].spec
     return len(block.rows) * spec.bands * spec.height * spec.width * spec.itemsize
 
 
-def _hash_block(block: Block, snapshot: Snapshot) -> tuple[Array, list[bytes]]:
+def _hash_block(snapshot: Snapshot, block: Block) -> tuple[Array, list[bytes]]:
     """Return the hashes of some chips, and digests of the pixels of those whose hash says too little."""
     pixels = snapshot.chips(block.bucket).read_rows(block.rows)
     hashes = hash_images(pixels, block.nodata)

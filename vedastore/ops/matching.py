@@ -20,6 +20,8 @@ _CANDIDATES_LIMIT: Final = 2**20
 """Pairs of them that are near each other."""
 
 Boxes = np.ndarray[Any, np.dtype[np.float64]]
+Places = np.ndarray[Any, np.dtype[np.float64]]
+"""Boxes and centroids in pixels, (n, 6)."""
 Pairs = list[tuple[int, int]]
 Rest = tuple[list[int], list[int]]
 """What has no counterpart yet, on both sides."""
@@ -41,16 +43,16 @@ def match_objects(old: Objects, new: Objects) -> list[tuple[int, ObjectDiff]]:
 
     An object is as it was where the same sample has one of the same class and shape, in the coordinates of the label
     file or in pixels; where a ring begins, and which way round it goes, does not count. One of the same shape and
-    another class has another class. What is left is paired within its class: by the greatest overlap of boxes in
-    pixels, then by the least distance of their centres, up to the diagonal of the larger one. What is left then was
-    removed, or is new.
+    another class has another class. What is left is paired within its class, the nearest in pixels first, up to the
+    diagonal of the larger box; centroid and edges of the box count. What is left then was removed, or is new.
     """
     rest = list(range(len(old.owner))), list(range(len(new.owner)))
     _, rest = _pair_equal(rest, _keys(old, old.ground), _keys(new, new.ground))
     forms = _forms(old, rest[0]), _forms(new, rest[1])
     _, rest = _pair_equal(rest, _keys(old, forms[0]), _keys(new, forms[1]))
     renamed, rest = _pair_equal(rest, _keys(old, forms[0], named=False), _keys(new, forms[1], named=False))
-    moved = [pair for group in _groups(old, new, *rest) for pair in _pair_near(old.boxes, new.boxes, *group)]
+    places = _places(old, rest[0]), _places(new, rest[1])
+    moved = [pair for group in _groups(old, new, *rest) for pair in _pair_near(places[0], places[1], *group)]
     gone, come = _without(rest, moved)
     found = _measure(old, new, moved)
     for i, j in renamed:
@@ -95,6 +97,15 @@ def _without(rest: Rest, pairs: Pairs) -> Rest:
     return [i for i in rest[0] if i not in gone], [j for j in rest[1] if j not in come]
 
 
+def _places(objects: Objects, rest: list[int]) -> Places:
+    """Return where the rest of the objects is; without a centroid, the centre of the box stands for it."""
+    found = np.full((len(objects.owner), 6), np.nan)
+    boxes, centroids = objects.boxes[rest], geometry.centroids(geometry.parse_wkb([objects.pixel[i] for i in rest]))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    found[rest] = np.concatenate([boxes, np.where(np.isfinite(centroids), centroids, centres)], axis=1)
+    return found
+
+
 def _groups(old: Objects, new: Objects, left: list[int], right: list[int]) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the objects of each owner and class that have a place in pixels on both sides."""
     sides: list[dict[tuple[int, str], list[int]]] = []
@@ -110,22 +121,22 @@ def _groups(old: Objects, new: Objects, left: list[int], right: list[int]) -> It
             yield olds, news
 
 
-def _pair_near(old: Boxes, new: Boxes, olds: list[int], news: list[int]) -> Pairs:
-    """Return pairs of boxes, the best first; no box is in two. None where there are too many to compare."""
+def _pair_near(old: Places, new: Places, olds: list[int], news: list[int]) -> Pairs:
+    """Return pairs of objects, the nearest first; none is in two. None where there are too many to compare."""
     if len(olds) * len(news) > _PAIRS_LIMIT:
         return []
     rows = max(1, _BLOCK_PAIRS // len(news))
     found: list[tuple[Any, Any, Any]] = []
     for start in range(0, len(olds), rows):
-        scores = _scores(old[olds[start : start + rows]], new[news])
-        i, j = np.nonzero(scores >= -1)
-        found.append((scores[i, j], i + start, j))
+        apart = _apart(old[olds[start : start + rows]], new[news])
+        i, j = np.nonzero(np.isfinite(apart))
+        found.append((apart[i, j], i + start, j))
         if sum(len(part[0]) for part in found) > _CANDIDATES_LIMIT:
             return []
-    score, i, j = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    apart, i, j = (np.concatenate(parts) for parts in zip(*found, strict=True))
     pairs: Pairs = []
     gone, come = set(), set()
-    for at in np.lexsort((j, i, -score)).tolist():
+    for at in np.lexsort((j, i, apart)).tolist():
         a, b = olds[i[at]], news[j[at]]
         if a not in gone and b not in come:
             gone.add(a)
@@ -134,18 +145,15 @@ def _pair_near(old: Boxes, new: Boxes, olds: list[int], news: list[int]) -> Pair
     return pairs
 
 
-def _scores(old: Boxes, new: Boxes) -> Any:
-    """Return how well boxes fit (n, m): their intersection over union, or else minus the distance in diagonals."""
-    with np.errstate(all="ignore"):  # numbers of strangers may be huge: what is no number fits nothing
-        low, high = np.maximum(old[:, None, :2], new[None, :, :2]), np.minimum(old[:, None, 2:], new[None, :, 2:])
-        shared = np.clip(high - low, 0, None).prod(axis=2)
-        areas = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (old, new)]
-        overlap = shared / (areas[0][:, None] + areas[1][None, :] - shared)
-        centres = [(b[:, :2] + b[:, 2:]) / 2 for b in (old, new)]
-        distance = np.hypot(*(centres[0][:, None] - centres[1][None]).transpose(2, 0, 1))
-        diagonals = [np.hypot(*(b[:, 2:] - b[:, :2]).T) for b in (old, new)]
-        reach = np.maximum(diagonals[0][:, None], diagonals[1][None])
-        return np.where(overlap > 0, overlap, -distance / reach)
+def _apart(old: Places, new: Places) -> Any:
+    """Return how far objects are apart (n, m), infinitely where that is more than the diagonal of the larger box.
+
+    It is the root mean square over both edges and the centroid: of an object that only moved, how far it did.
+    """
+    with np.errstate(all="ignore"):  # numbers of strangers may be huge: what is no number is near nothing
+        apart = np.sqrt(np.square(old[:, None] - new[None]).sum(axis=2) / 3)
+        diagonals = [np.hypot(*(p[:, 2:4] - p[:, :2]).T) for p in (old, new)]
+        return np.where(apart <= np.maximum(diagonals[0][:, None], diagonals[1][None]), apart, np.inf)
 
 
 def _measure(old: Objects, new: Objects, moved: Pairs) -> list[tuple[int, ObjectDiff]]:

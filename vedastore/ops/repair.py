@@ -90,7 +90,7 @@ def _body(document: bytes) -> Any:
 def _measure(snapshot: Snapshot, wrong: set[str | None], workers: int | None, client: Any) -> Iterator[str]:
     """Measure statistics again that are kept and are wrong; give their keys."""
     everything = np.arange(snapshot.version.samples)
-    for bucket in (None, *snapshot.version.arrays):
+    for bucket in (None, *snapshot.arrays):
         key = stats_key(snapshot, bucket)
         if key in wrong:
             with suppress(StoreError, UsageError):  # then the note stays

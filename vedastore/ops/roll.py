@@ -9,28 +9,34 @@ from vedastore.errors import PairError, ReleaseError, escape
 from vedastore.exchange.release import read_image, read_label
 from vedastore.io.archive import Member, Unread
 from vedastore.model import ImageHalf, LabelHalf
+from vedastore.ops.resume import Known, prove
 from vedastore.spec import release as rules
 from vedastore.spec.arrays import ChipSpec
 from vedastore.store.ledger import Half
 from vedastore.store.shards import encode_chip
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from vedastore.ops.decisions import Refusals
     from vedastore.ops.options import ConvertOptions
     from vedastore.spec.release import MemberRole
     from vedastore.store.known import KnownChips
     from vedastore.store.ledger import Ledger
+    from vedastore.store.shards import Chunks
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An image whose pixels are inner chunks by now; without chunks where nobody will store them, or somebody has."""
+    """An image whose pixels are inner chunks by now; without chunks where nobody will store them, or somebody has.
+
+    ``origin`` is the shard of an interrupted conversion that has these chunks already, and where they begin in it.
+    """
 
     half: ImageHalf
     spec: ChipSpec
-    chunks: tuple[bytes, ...]
+    chunks: Chunks
+    origin: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ Outcome = Encoded | LabelHalf | Other | Rejected
 
 
 def read_batch(
-    members: Sequence[Member | Unread],
+    members: Sequence[Member | Unread | Known],
     options: ConvertOptions,
     where: str,
     *,
@@ -65,12 +71,15 @@ def read_batch(
     The chips of files that are ``known`` are stored already.
     """
     outcomes: list[Outcome] = []
-    for listed in members:
+    for offered in members:
+        listed, kept = (offered.member, offered.kept) if isinstance(offered, Known) else (offered, None)
         member = listed.read(where) if isinstance(listed, Unread) else listed
         role = rules.classify(member.name, is_dir=member.is_dir)
         place = f"{where}: {member.name}"
         try:
-            if role.kind == "image":
+            if kept is not None and (proved := prove(kept, member, options)):
+                outcomes.append(Encoded(*proved, origin=(kept.key, kept.start)))
+            elif role.kind == "image":
                 half, pixels = read_image(member, role, place, options.limits)
                 spec = ChipSpec.of(pixels, options.codec)
                 is_new = encode and not (known and known.has_file(half.digest))
@@ -100,6 +109,10 @@ class Roll:
         self._check_top(half.member)
         taken = self._ledger.add_image(half, bucket, row)
         return self._check_id(Half(half.id, "image", half.member, half.ordinal), taken)
+
+    def read_images(self, ids: Iterable[str]) -> Iterator[ImageHalf]:
+        """Yield images that were entered."""
+        return map(self._ledger.read_image, ids)
 
     def add(self, outcome: LabelHalf | Other | Rejected) -> None:
         """Enter anything else."""

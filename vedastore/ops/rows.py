@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from vedastore.errors import StoreError
 from vedastore.ops.checks import FlagCount
 from vedastore.ops.select import find_bounds
 from vedastore.ops.succession import carry_columns
@@ -39,8 +40,9 @@ class Tally:
 
     def add(self, ids: Any, fidelity: Any, flags: Any) -> None:
         """Count some samples."""
-        for sample_id, kind, flagged in zip(ids, fidelity, flags, strict=True):
-            self.fidelity[kind] += 1
+        for kind, number in Counter(fidelity).items():
+            self.fidelity[kind] = self.fidelity.get(kind, 0) + number
+        for sample_id, flagged in zip(ids, flags, strict=True):
             self.flags.add(sample_id, flagged)
 
 
@@ -124,6 +126,9 @@ def put_on_top(
         parts=(*before.parts, part),
     )
     tally = count_rows(Snapshot(write.objects, parent.root, draft))
+    if tally.features > before.features + files["features"].rows:
+        told = f"its samples have {tally.features} objects, which are more than there are"
+        raise StoreError(f"the index is damaged: {told}", where=write.objects.url)
     return replace(draft, features=tally.features, fidelity=tally.fidelity, bounds=tally.bounds), tally
 
 
@@ -134,9 +139,7 @@ def count_rows(snapshot: Snapshot) -> Tally:
     tally = Tally(bounds=find_bounds(snapshot, np.arange(snapshot.version.samples)))
     for table in snapshot.table("samples").iter_batches(["id", "fidelity", "flags", "objects"]):
         tally.features += int(table.column("objects").to_numpy().sum())
-        for kind, number in Counter(table.column("fidelity").to_pylist()).items():
-            tally.fidelity[kind] += number
         flagged = table.filter(pc.greater(pc.list_value_length(table.column("flags")), 0))
-        for sample_id, flags in zip(*(flagged.column(name).to_pylist() for name in ("id", "flags")), strict=True):
-            tally.flags.add(sample_id, flags)
+        ids, flags = (flagged.column(name).to_pylist() for name in ("id", "flags"))
+        tally.add(ids, table.column("fidelity").to_pylist(), flags)
     return tally

@@ -150,14 +150,15 @@ def _read_samples(snapshot: Snapshot) -> tuple[list[str], Array, Array]:
 def _parse_given(snapshot: Snapshot, positions: Array, given: Any) -> Mapping[str, str | None]:
     if not isinstance(given, Mapping):
         raise UsageError(f"given is {type(given).__name__}, not a mapping of ids to names")
-    wrong = [name for name, value in given.items() if value is not None and not _is_name(value)]
+    wrong = [name for name, value in given.items() if value is not None and not is_name(value)]
     if wrong:
         raise UsageError(f"the split of {wrong[0]!r} is {given[wrong[0]]!r}, which is no name")
     select(snapshot, positions, ids=list(given))  # tells which are of no sample
     return given
 
 
-def _is_name(value: object) -> bool:
+def is_name(value: object) -> bool:
+    """Tell whether a value can be the name of a split: a text of Unicode that is not empty."""
     return isinstance(value, str) and value != "" and value.encode("utf-8", "replace").decode() == value
 
 

@@ -19,13 +19,14 @@ from vedastore.ops.kept_stats import keep_stats, read_kept, stats_key
 from vedastore.ops.label_counts import count_labels
 from vedastore.ops.moments import Band, Moments
 from vedastore.ops.passes import Passes, plan_blocks
-from vedastore.ops.workers import map_ordered, open_executor
+from vedastore.ops.workers import open_team
 from vedastore.store.columns import number_texts
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
+    from vedastore.ops.workers import Team
     from vedastore.spec.arrays import ChipSpec
     from vedastore.spec.root import Bucket
     from vedastore.store.snapshot import Snapshot
@@ -139,9 +140,8 @@ def stats(
         with suppress(StoreError):  # which says that what is kept is damaged: it is made again
             if (document := read_kept(snapshot, bucket)) is not None:
                 return parse_stats(document, places)
-    with open_executor(workers, client) as executor:
-        run = partial(map_ordered, executor)
-        found = _measure(snapshot, positions, bucket, percents, run=run, progress=progress)
+    with open_team(snapshot, workers, client) as team:
+        found = _measure(snapshot, positions, bucket, percents, team=team, progress=progress)
     if is_kept:
         keep_stats(snapshot, bucket, found.to_dict())
     return replace(found, places=places)
@@ -150,7 +150,7 @@ def stats(
 def check_kept(snapshot: Snapshot, *, workers: int | None = None, client: Any = None) -> Iterator[Finding]:
     """Measure again what the store keeps of a version, and tell where that is not what it says."""
     everything = np.arange(snapshot.version.samples)
-    for bucket in (None, *snapshot.version.arrays):
+    for bucket in (None, *snapshot.arrays):
         key = stats_key(snapshot, bucket)
         try:
             kept = read_kept(snapshot, bucket)
@@ -209,7 +209,7 @@ def _measure(
     bucket: str | None,
     percents: Sequence[float],
     *,
-    run: Callable[..., Any],
+    team: Team,
     progress: Callable[[int, int | None], None] | None,
 ) -> Stats:
     import pyarrow as pa
@@ -221,7 +221,7 @@ def _measure(
         table = table.filter(pc.equal(table.column("bucket"), bucket))
     names, codes = number_texts(table.column("split").fill_null("").to_pylist())
     blocks = list(plan_blocks(table, codes if len(names) <= _SPLITS_MEASURED else np.zeros_like(codes), chosen))
-    bands, by_split = Passes(snapshot, blocks, chosen, run, progress).describe(percents) if blocks else ((), {})
+    bands, by_split = Passes(team, blocks, chosen, progress).describe(percents) if blocks else ((), {})
     labels = count_labels(snapshot, table.append_column("split_code", pa.array(codes, "int64")), percents, names)
     measured = by_split if len(names) <= _SPLITS_MEASURED else {}
     for number, entry in enumerate(labels.splits.values()):
@@ -266,7 +266,7 @@ def _choose_buckets(snapshot: Snapshot, table: Any, bucket: str | None) -> dict[
     if bucket is not None and bucket not in names:
         hint = f"there are {', '.join(names)}"
         raise UsageError(f"there is no bucket {bucket!r}", where=snapshot.objects.url, hint=hint)
-    chosen = {name: snapshot.version.arrays[name] for name in names if bucket in (None, name)}
+    chosen = {name: snapshot.arrays[name] for name in names if bucket in (None, name)}
     types = sorted({b.spec.dtype for b in chosen.values()})
     if len(types) > 1:
         hint = f"name one with bucket=: {', '.join(names)}"

@@ -14,13 +14,14 @@ from vedastore.ops.convert import BATCH_BYTES, BATCH_MEMBERS, MEMBER_BYTES
 from vedastore.ops.decisions import Decisions, Refusals, decide
 from vedastore.ops.roll import Encoded, Roll, read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_executor
+from vedastore.spec.places import check_options
 from vedastore.spec.rules import RULES
 from vedastore.store.ledger import Ledger
 from vedastore.store.rows import plan_rows
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from vedastore.io.archive import Member
     from vedastore.model import Finding, Task
@@ -69,6 +70,7 @@ def validate(
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> ValidateReport:
     """Read a whole release as a conversion would, and tell everything that is wrong or odd.
 
@@ -77,7 +79,9 @@ def validate(
     ArchiveError
         When the container itself is damaged: nothing inside it can be trusted then.
     """
-    with examine(release, options, workers=workers, client=client, progress=progress) as examination:
+    check_options(storage_options, release)
+    shared = {"workers": workers, "client": client, "progress": progress}
+    with examine(release, options, **shared, storage_options=storage_options) as examination:
         return examination.report
 
 
@@ -90,6 +94,7 @@ def examine(
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
     fingerprint: Fingerprint | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Iterator[Examination]:
     """Validate a release, and keep all that was learnt of it for as long as the block lasts.
 
@@ -101,7 +106,7 @@ def examine(
         When the container itself is damaged.
     """
     options = replace(options, on_error="skip")
-    reader, refusals = ReleaseReader(release, progress, options.limits), Refusals(collect=True)
+    reader, refusals = ReleaseReader(release, progress, options.limits, storage_options), Refusals(collect=True)
     with Ledger() as ledger:
         with open_executor(workers, client) as executor, closing(reader.iter_members()) as read:
             found = read if fingerprint is None else fingerprint.pass_on(read)

@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pyarrow.compute as pc
 
 from vedastore.errors import StoreError
 from vedastore.io import geometry
 from vedastore.model import DEFAULT_LIMITS, Finding, Limits
 from vedastore.ops.comparison import Comparison
-from vedastore.ops.rebuild import Rebuilt, iter_rebuilt
+from vedastore.ops.excerpt import export_members
+from vedastore.ops.inspection import PIECE_BYTES, inspect, iter_pieces
 from vedastore.ops.stats import check_kept
-from vedastore.ops.workers import open_executor
+from vedastore.ops.workers import open_team
 from vedastore.spec import arrays, keys
 from vedastore.spec.places import check_options
 from vedastore.spec.root import dump_json, dump_root
 from vedastore.spec.tables import GEOMETRY_COLUMNS
-from vedastore.store.chips import read_shard_index
 from vedastore.store.commit import read_root
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from vedastore.io.objects import Objects
+    from vedastore.ops.workers import Team
     from vedastore.spec.root import IndexFile, Root
     from vedastore.store.snapshot import Snapshot
 
-
-Rows = np.ndarray[Any, np.dtype[np.int64]]
+_REQUESTS: Final = 8
+"""Objects of the index and of metadata that a thread may have in front of it."""
 _READ_BYTES: Final = 8 * 2**20
 _ABSENT_SHARDS: Final = 1000
 """Shards of a bucket that are looked for in vain before the rest is taken for absent too."""
@@ -84,18 +85,16 @@ def verify(
         When the release cannot be read.
     """
     check_options(storage_options, *([] if against is None else [against]))
-    problems = [*check_metadata(snapshot.objects), *_check_index(snapshot)]
     counts: Counter[str] = Counter()
-    if not any(p.rule == "index" for p in problems):
-        with ExitStack() as stack:
-            executor = stack.enter_context(open_executor(workers, client))
-            comparison = stack.enter_context(Comparison(snapshot, limits))
-            rebuilt = _reported(iter_rebuilt(snapshot, executor), snapshot, progress)
-            problems += _check_members(rebuilt, comparison, counts)
-            problems += _check_rows(snapshot)
-            if against is not None:
-                problems += comparison.compare(against, storage_options or snapshot.objects.options)
-                counts = comparison.counts
+    with open_team(snapshot, workers, client) as team:
+        problems = [*check_metadata(snapshot.objects), *_check_index(snapshot, team)]
+        if not any(p.rule == "index" for p in problems):
+            with Comparison(snapshot, limits) as comparison:
+                problems += _check_shards(snapshot, team, comparison, counts, progress)
+                if against is not None:
+                    _add_others(snapshot, comparison)
+                    problems += comparison.compare(against, storage_options or snapshot.objects.options)
+                    counts = comparison.counts
     notes = [] if problems else [*check_kept(snapshot, workers=workers, client=client)]
     return VerifyReport(
         ok=not problems,
@@ -126,7 +125,8 @@ def check_metadata(objects: Objects) -> Iterator[Finding]:
         expected[copy] = expected[keys.ROOT]
     for key, wanted in expected.items():
         try:
-            if objects.size(key) != len(wanted) or objects.read(key) != wanted:
+            found = objects.read_tagged(key, len(wanted))
+            if found is None or found[0] != wanted:
                 yield Finding("metadata", "the metadata is not what the root document says", key)
         except StoreError as error:
             yield Finding("metadata", error.message, key)
@@ -147,34 +147,44 @@ def require_root(objects: Objects) -> Root:
     return found[0]
 
 
-def _check_index(snapshot: Snapshot) -> Iterator[Finding]:
+def _check_index(snapshot: Snapshot, team: Team) -> Iterator[Finding]:
     """Check the bytes of every index file, and every value in it: what follows can rely on them."""
     version, unread = snapshot.version, set()
-    for file in version.files:
-        try:
-            if not _is_committed(snapshot, file):
-                yield Finding("index", "the index file is not the one that was committed", file.key)
-        except StoreError as error:
-            unread.add(file.key)
-            yield Finding("index", error.message, file.key)
-    for table, file in version.index.items():
-        if file.key not in unread:
-            try:
-                for batch in snapshot.table(table).iter_batches():
-                    for column in GEOMETRY_COLUMNS[table]:
-                        geometry.parse_wkb(batch.column(column).to_pylist())
-                if table == "samples":
-                    yield from _check_samples(snapshot)
-            except StoreError as error:
-                yield Finding("index", error.message, file.key)
+    for file, (read, found) in zip(version.files, team.map(_check_file, _each(version.files), _REQUESTS), strict=True):
+        unread |= set() if read else {file.key}
+        yield from found
+    tables = [table for table, file in version.index.items() if file.key not in unread]
+    for found in team.map(_check_table, _each(tables), _REQUESTS):
+        yield from found
 
 
-def _is_committed(snapshot: Snapshot, file: IndexFile) -> bool:
-    """Read an index file; tell whether its bytes are those that were committed."""
+def _each(items: Iterable[Any]) -> Iterator[tuple[Any, int]]:
+    return ((item, 1) for item in items)
+
+
+def _check_file(snapshot: Snapshot, file: IndexFile) -> tuple[bool, list[Finding]]:
+    """Read an index file; tell whether it could be, and whether its bytes are not those that were committed."""
     digest = hashlib.sha256()
-    for start in range(0, file.bytes, _READ_BYTES):
-        digest.update(snapshot.objects.read(file.key, start, min(_READ_BYTES, file.bytes - start)))
-    return snapshot.objects.size(file.key) == file.bytes and digest.hexdigest() == file.sha256
+    try:
+        for start in range(0, file.bytes, _READ_BYTES):
+            digest.update(snapshot.objects.read(file.key, start, min(_READ_BYTES, file.bytes - start)))
+        sound = snapshot.objects.size(file.key) == file.bytes and digest.hexdigest() == file.sha256
+    except StoreError as error:
+        return False, [Finding("index", error.message, file.key)]
+    told = "the index file is not the one that was committed"
+    return True, [] if sound else [Finding("index", told, file.key)]
+
+
+def _check_table(snapshot: Snapshot, table: str) -> list[Finding]:
+    """Read every value of a table."""
+    try:
+        for batch in snapshot.table(table).iter_batches():
+            for column in GEOMETRY_COLUMNS[table]:
+                geometry.parse_wkb(batch.column(column).to_pylist())
+        checks = {"samples": _check_samples, "features": _check_features}
+        return [*checks[table](snapshot)] if table in checks else []
+    except StoreError as error:
+        return [Finding("index", error.message, snapshot.version.index[table].key)]
 
 
 def _check_samples(snapshot: Snapshot) -> Iterator[Finding]:
@@ -184,60 +194,57 @@ def _check_samples(snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding("index", f"two samples have the same {column}", snapshot.version.index["samples"].key)
 
 
-def _check_members(members: Iterator[Rebuilt], comparison: Comparison, counts: Counter[str]) -> Iterator[Finding]:
-    """Count images by outcome, tell the damaged ones, and note every member for a comparison."""
-    for member in members:
-        if member.problem is not None:
-            yield Finding("image", member.problem.message, member.problem.where)
-        if member.kind == "image":
-            comparison.add(member, counts.total())
-            counts[member.outcome] += 1
-        elif member.kind != "directory":
-            comparison.add(member, None)
+def _check_features(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare how many objects each sample has with how many it is said to have."""
+    told = snapshot.table("samples").read(["objects"]).column(0).to_numpy()
+    found = np.zeros(len(told), "i8")
+    for batch in snapshot.table("features").iter_batches(["position"]):
+        np.add.at(found, batch.column(0).to_numpy(), 1)
+    if (found != told).any() or found.sum() != snapshot.version.features:
+        reason = "there are not as many features as samples have objects"
+        yield Finding("index", reason, snapshot.version.index["features"].key)
 
 
-def _check_rows(snapshot: Snapshot) -> Iterator[Finding]:
-    """Check every shard's index, and read the rows that no sample of the version has."""
-    samples = snapshot.table("samples").read(["bucket", "row"])
-    for name, bucket in snapshot.version.buckets.items():
-        named = np.sort(samples.filter(pc.equal(samples.column("bucket"), name)).column("row").to_numpy())
-        size = absent = 0
-        for shard in range(bucket.shards):
-            try:
-                index = read_shard_index(snapshot.objects, name, bucket.spec, shard)
-                size += snapshot.objects.size(keys.shard(name, shard)) or 0
-            except StoreError as error:
-                yield Finding("shard", error.message, error.where)
-                absent += 1
-                if absent == _ABSENT_SHARDS:
-                    yield Finding("shard", f"{bucket.shards - shard - 1} more shards were not looked at", name)
-                    break
-                continue
-            yield from _check_unnamed(snapshot, name, shard, len(index) // bucket.spec.chunks_per_sample, named)
-        if size != bucket.bytes:
-            yield Finding("shard", f"the shards have {size} bytes instead of {bucket.bytes}", name)
-
-
-def _check_unnamed(snapshot: Snapshot, name: str, shard: int, held: int, named: Rows) -> Iterator[Finding]:
-    """Read the rows of a shard that the bucket has and no sample of the version names."""
-    bucket, reader = snapshot.version.buckets[name], snapshot.chips(name)
-    first = shard * bucket.spec.samples_per_shard
-    rows = range(first, min(first + bucket.spec.samples_per_shard, bucket.rows))
-    if held < len(rows):
-        yield Finding("shard", f"it holds {held} chips instead of {len(rows)}", keys.shard(name, shard))
-    of_shard = named[np.searchsorted(named, rows.start) : np.searchsorted(named, rows.stop)]
-    for row in np.setdiff1d(rows[:held], of_shard).tolist():
-        try:
-            reader.read(row)
-        except StoreError as error:
-            yield Finding("image", error.message, error.where)
-
-
-def _reported(
-    members: Iterator[Rebuilt], snapshot: Snapshot, progress: Callable[[int, int | None], None] | None
-) -> Iterator[Rebuilt]:
+def _check_shards(
+    snapshot: Snapshot,
+    team: Team,
+    comparison: Comparison,
+    counts: Counter[str],
+    progress: Callable[[int, int | None], None] | None,
+) -> list[Finding]:
+    """Read every shard once: rebuild the images, which are counted and noted, and check what is besides."""
     total = 2 * snapshot.version.samples + snapshot.version.index["members"].rows
-    for done, member in enumerate(members, 1):
-        yield member
+    of_images: list[tuple[int, Finding]] = []
+    found: list[Finding] = []
+    sizes, absent = Counter[str](), Counter[str]()
+    given_up: dict[str, Finding] = {}
+    for done in team.map(inspect, iter_pieces(snapshot, given_up), PIECE_BYTES):
+        for image in done.images:
+            comparison.add(image.member, image.digest, image.ordinal, image.position)
+            counts[image.outcome] += 1
+            of_images += [] if image.problem is None else [(image.ordinal, image.problem)]
         if progress:
-            progress(done, total)
+            progress(counts.total(), total)
+        name, shards = done.bucket, snapshot.version.buckets[done.bucket].shards
+        if not done.first or name in given_up:
+            continue
+        found += done.findings
+        sizes[name] += done.shard_bytes or 0
+        absent[name] += done.shard_bytes is None
+        if absent[name] == _ABSENT_SHARDS:
+            message = f"{shards - done.shard - 1} more shards were not looked at"
+            given_up[name] = Finding("shard", message, name)
+    if progress:
+        progress(total, total)  # labels and other members were read with the index
+    for name, bucket in snapshot.version.buckets.items():
+        found += [given_up[name]] if name in given_up else []
+        if sizes[name] != bucket.bytes:
+            found.append(Finding("shard", f"the shards have {sizes[name]} bytes instead of {bucket.bytes}", name))
+    return [finding for _, finding in sorted(of_images, key=itemgetter(0))] + found
+
+
+def _add_others(snapshot: Snapshot, comparison: Comparison) -> None:
+    """Note the members that are kept byte for byte."""
+    for member in chain(snapshot.iter_labels(), export_members(snapshot)):
+        if member.kind != "directory":
+            comparison.add(member.member, hashlib.sha256(member.data).digest(), member.ordinal)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.spec.release import comparable
+from vedastore.spec.release import comparable, declared_classes
 from vedastore.spec.repairs import box_feature, dump_bounds, dump_exact, parse_exact, replace_values
 
 if TYPE_CHECKING:
@@ -35,10 +35,9 @@ def retell_meta(data: bytes, document: Any, version: str, classes: Iterable[str]
         return data
     values = {} if document.get("version", version) == version else {"version": json.dumps(version).encode()}
     declared = parse_exact(data).get("classes")
-    listed = declared if isinstance(declared, list | dict) else []
-    known = {c.get("name") if isinstance(c, dict) else c for c in listed}
+    known = declared_classes(document, "meta.json")
     if (missing := [name for name in classes if name not in known]) and isinstance(declared, list):
-        is_named = bool(declared) and all(isinstance(c, dict) for c in declared)
+        is_named = any(isinstance(c, dict | list) for c in declared)
         values["classes"] = dump_exact([*declared, *({"name": name} if is_named else name for name in missing)])
     elif missing and isinstance(declared, dict):
         values["classes"] = dump_exact(declared | dict.fromkeys(missing))

@@ -19,18 +19,18 @@ PARTS: Final = {"samples": "part-samples", "features": "part-features", "removed
 """Names of the tables of a part of a version; not every part has the last."""
 
 _BUCKET = re.compile(r"[a-z]+[0-9]+-[0-9]+x[0-9]+x[0-9]+(~[0-9a-f]{8})?")
-_DRAFT = r"\.[0-9a-f]{32}"
-_GROUP = rf"(zarr\.json|\.zarr\.json{_DRAFT})"
+_DRAFT = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]{32}$")
+"""What a file is named until it is whole."""
 _OURS = re.compile(
     "|".join(
         (
-            _GROUP,
+            re.escape(ROOT),
             re.escape(INCOMPLETE),
             r"\.vedastore-probe-[0-9a-f]{32}",
-            rf"{CHIPS}/({_BUCKET.pattern}/({ARRAY}/)?)?{_GROUP}",
+            rf"{CHIPS}/({_BUCKET.pattern}/({ARRAY}/)?)?zarr\.json",
             rf"{CHIPS}/{_BUCKET.pattern}/{ARRAY}/c/[0-9]+/0/0/0",
             rf"{INDEX}/[0-9a-f]{{32}}/({'|'.join((*TABLES, *LISTS, *PARTS.values()))})\.parquet",
-            rf"{INDEX}/[0-9a-f]{{32}}/((root|stats[^/]*)\.json|\.(root|stats[^/]*)\.json{_DRAFT})",
+            rf"{INDEX}/[0-9a-f]{{32}}/(root|stats[^/]*|shard-[0-9]+)\.json",
         )
     )
 )
@@ -75,7 +75,13 @@ def is_of_write(key: str, write_id: str) -> bool:
     >>> is_of_write(table("5c0ffee1" + "0" * 24, "samples"), "5c0ffee1" + "0" * 24), is_of_write("chips/zarr.json", "5")
     (True, False)
     """
-    return f"{INDEX}/{write_id}/" in key or f"~{write_id[:8]}/" in key
+    marks = f"{INDEX}/{write_id}/", f"~{write_id[:8]}/", f"~{second_half(write_id)[:8]}/"
+    return any(mark in key for mark in marks)
+
+
+def second_half(write_id: str) -> str:
+    """Return what a write names its second bucket of a shape with."""
+    return write_id[len(write_id) // 2 :]
 
 
 def is_ours(key: str) -> bool:
@@ -83,8 +89,10 @@ def is_ours(key: str) -> bool:
 
     >>> is_ours("chips/uint8-3x256x256~5c0ffee1/image/c/7/0/0/0"), is_ours("notes.txt")
     (True, False)
+    >>> is_ours("chips/.zarr.json." + "5c0ffee1" * 4)  # the draft of one
+    True
     """
-    return _OURS.fullmatch(key) is not None
+    return _OURS.fullmatch(_DRAFT.sub(r"\1\2", key)) is not None
 
 
 def chips_metadata() -> str:
@@ -165,3 +173,12 @@ def parse_root_copy(key: str) -> str | None:
 def table(write_id: str, name: str) -> str:
     """Key of an index table of one write."""
     return f"{INDEX}/{write_id}/{name}.parquet"
+
+
+def journal(write_id: str, number: int) -> str:
+    """Key of what a first conversion notes down of a shard, while it is under way.
+
+    >>> journal("5c0ffee1", 7)
+    'index/5c0ffee1/shard-7.json'
+    """
+    return f"{INDEX}/{write_id}/shard-{number}.json"

@@ -122,18 +122,27 @@ def parse_meta(document: Any, where: str, *, task: Task | None = None) -> Meta:
     if not isinstance(document, dict):
         hint = "mend it, or leave it out: a release needs none"
         raise ReleaseError("meta.json is not a JSON object", where=where, hint=hint, rule="meta-json")
-    classes = document.get("classes")
-    names = list(classes) if isinstance(classes, dict | list) else []
-    if any(isinstance(n, dict | list) for n in names):
-        names = [n["name"] for n in names if isinstance(n, dict) and "name" in n]
     named = document.get("mlType")
     return Meta(
         name=_text(document.get("name")),
         version=_text(document.get("version")),
         task=task or (None if named is None else parse_task(named, where)),
-        classes=tuple(sorted({class_name(n, where) for n in names})),
+        classes=tuple(sorted(declared_classes(document, where))),
         declared=document,
     )
+
+
+def declared_classes(document: dict[str, Any], where: str) -> set[str]:
+    """Return the classes that ``meta.json`` lists: names, keys of an object, or the names of objects.
+
+    >>> sorted(declared_classes({"classes": [{"name": "car"}, {"name": 3}, ["boat"]]}, ""))
+    ['3', 'car']
+    """
+    classes = document.get("classes")
+    names = list(classes) if isinstance(classes, dict | list) else []
+    if any(isinstance(n, dict | list) for n in names):
+        names = [n["name"] for n in names if isinstance(n, dict) and "name" in n]
+    return {class_name(n, where) for n in names}
 
 
 def check_meta(meta: Meta, classes: set[str], where: str, *, complete: bool = True) -> list[Finding]:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import reprlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from vedastore.errors import StoreError, UsageError
@@ -125,8 +125,10 @@ class Version:
     def __post_init__(self) -> None:
         _check(self, _VERSION_FIELDS, "a version")
         for table, rows in (("samples", self.samples), ("features", self.features)):
-            if self.index[table].rows != rows and not self.parts:
-                raise ValueError(f"a version's {table} are {rows}, but its index has {self.index[table].rows}")
+            most = self.index[table].rows + sum(getattr(part, table).rows for part in self.parts)
+            if rows > most or (rows < most and not self.parts):
+                raise ValueError(f"a version's {table} are {rows}, but its index has {most}")
+        _ = self.arrays  # together they have no more rows than there can be, or else this raises
 
     @property
     def label_options(self) -> LabelOptions:
@@ -206,7 +208,8 @@ def dump_root(root: Root) -> bytes:
     number = FORMAT_PARTS if any(version.parts for version in root.versions) else FORMAT
     body = {"format": number, "write_id": root.write_id, "versions": versions}
     nodes = arrays.hierarchy({name: (b.spec, b.rows) for name, b in root.buckets().items()})
-    return dump_json(arrays.group_metadata(nodes, {ATTRIBUTE: seal(body)}))
+    document = arrays.group_metadata(nodes, {ATTRIBUTE: seal(body)})
+    return dump_json(document, indent=1 if number == FORMAT else None)  # that of many versions is made often
 
 
 def digest_version(version: Version) -> str:
@@ -214,12 +217,12 @@ def digest_version(version: Version) -> str:
     return _checksum(_dump_version(version))
 
 
-def dump_json(document: Any) -> bytes:
+def dump_json(document: Any, *, indent: int | None = 1) -> bytes:
     """Return a metadata document as bytes, the same for the same document.
 
     ASCII only, as zarr-python writes it: names from a release or a file system may hold lone surrogates.
     """
-    return json.dumps(document, indent=1, allow_nan=False).encode()
+    return json.dumps(document, indent=indent, allow_nan=False).encode()
 
 
 def parse_root(data: bytes, where: str) -> Root:
@@ -301,12 +304,18 @@ def _dump_version(version: Version) -> dict[str, Any]:
         if not document[name]:
             del document[name]
     if version.parts:
-        document["parts"] = [asdict(part) for part in version.parts]
-    document["index"] = {name: asdict(file) for name, file in version.index.items()}
+        parts = [{name: file and _plain(file) for name, file in _plain(part).items()} for part in version.parts]
+        document["parts"] = parts
+    document["index"] = {name: _plain(file) for name, file in version.index.items()}
     document["buckets"] = {
-        name: {**asdict(b.spec), "rows": b.rows, "bytes": b.bytes} for name, b in sorted(version.buckets.items())
+        name: {**_plain(b.spec), "rows": b.rows, "bytes": b.bytes} for name, b in sorted(version.buckets.items())
     }
     return document
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as they are: ``asdict`` copies all that is in them."""
+    return {f.name: getattr(value, f.name) for f in fields(value)}
 
 
 def _parse_body(body: dict[str, Any]) -> Root:
@@ -399,6 +408,18 @@ def _is_told(value: object) -> bool:
     )
 
 
+def _is_finding(value: object) -> bool:
+    """Tell whether it has what every finding has; what it may have besides is told where it is."""
+    return (
+        _dict_of(_is_told)(value)
+        and isinstance(value, dict)
+        and all(_is_text(value.get(name)) for name in ("rule", "message"))
+        and (value.get("where") is None or _is_text(value["where"]))
+        and _is_count(value.get("count", 1))
+        and isinstance(value.get("samples", []), list)
+    )
+
+
 def _is_chip(value: object) -> bool:
     return (
         isinstance(value, ChipSpec)
@@ -450,7 +471,7 @@ _VERSION_FIELDS: Final[dict[str, Callable[[object], bool]]] = {
     "content": _dict_of(_is_text),
     "source": _is_source,
     "skipped": _tuple_of(_dict_of(_is_told)),
-    "findings": _tuple_of(_dict_of(_is_told)),
+    "findings": _tuple_of(_is_finding),
     "parts": lambda value: isinstance(value, tuple) and len(value) <= PARTS_LIMIT,
     "author": lambda value: value is None or _is_text(value),
     "message": lambda value: value is None or _is_text(value),

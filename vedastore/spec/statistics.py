@@ -75,7 +75,8 @@ def _check_stats(stats: dict[str, Any], version: Version, bucket: str | None) ->
     samples = stats["samples"]
     _require(_is_count(samples) and (bucket is not None or samples == version.samples), "samples")
     chips = stats["chips"]
-    specs = [version.arrays[c["bucket"]].spec for c in chips]
+    arrays = version.arrays
+    specs = [arrays[c["bucket"]].spec for c in chips]
     _require(samples == _total(c["samples"] for c in chips), "samples by bucket")
     shapes = [(c["dtype"], c["bands"], c["height"], c["width"]) for c in chips]
     _require(shapes == [(s.dtype, s.bands, s.height, s.width) for s in specs], "shapes of chips")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,25 +10,29 @@ from vedastore.spec import keys
 from vedastore.store.chips import ShardReader, allocate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from vedastore.io.objects import Objects
     from vedastore.spec.root import Version
     from vedastore.store.chips import Array
 
 
-def array_buckets(version: Version, shape: str) -> dict[str, int]:
-    """Return the buckets of a shape, and the row of the array at which each begins: a multiple of a shard's rows.
+def place_buckets(version: Version) -> dict[str, dict[str, int]]:
+    """Return the buckets of each shape, and the row of its array at which each begins: a multiple of a shard's rows.
 
     The bucket that has the shape's own name is the first, so that its rows are those of the array.
     """
-    names = sorted(name for name in version.buckets if keys.bucket_shape(name) == shape)
-    rows = [version.buckets[name].shards * version.buckets[name].spec.samples_per_shard for name in names]
-    return dict(zip(names, accumulate([0, *rows]), strict=False))
+    places: dict[str, dict[str, int]] = {}
+    ends: dict[str, int] = {}
+    for name, bucket in sorted(version.buckets.items()):
+        shape = keys.bucket_shape(name)
+        places.setdefault(shape, {})[name] = first = ends.get(shape, 0)
+        ends[shape] = first + bucket.shards * bucket.spec.samples_per_shard
+    return places
 
 
-def merge_buckets(table: Any, version: Version) -> Any:
-    """Return a table of samples whose ``bucket`` and ``row`` are shapes, and rows of the arrays of `array_buckets`.
+def merge_buckets(table: Any, places: Mapping[str, Mapping[str, int]]) -> Any:
+    """Return a table of samples whose ``bucket`` and ``row`` are shapes, and rows of the arrays of `place_buckets`.
 
     It has both columns, or neither.
     """
@@ -37,9 +40,9 @@ def merge_buckets(table: Any, version: Version) -> Any:
     import pyarrow.compute as pc
 
     names = table.column_names
-    if not {"bucket", "row"}.intersection(names) or list(version.arrays) == sorted(version.buckets):
+    if not {"bucket", "row"}.intersection(names) or all([*found] == [shape] for shape, found in places.items()):
         return table
-    first = {name: row for shape in version.arrays for name, row in array_buckets(version, shape).items()}
+    first = {name: row for found in places.values() for name, row in found.items()}
     buckets = table.column("bucket").combine_chunks().dictionary_encode()
     known, codes = buckets.dictionary.to_pylist(), buckets.indices
     shapes = pa.array([keys.bucket_shape(name) for name in known], "string").take(codes)
@@ -50,9 +53,8 @@ def merge_buckets(table: Any, version: Version) -> Any:
 class ArrayReader:
     """Reads chips of all buckets of one shape. Any number of threads may share it."""
 
-    def __init__(self, objects: Objects, version: Version, shape: str) -> None:
-        buckets = array_buckets(version, shape)
-        self.spec = version.arrays[shape].spec
+    def __init__(self, objects: Objects, version: Version, shape: str, buckets: Mapping[str, int]) -> None:
+        self.spec = version.buckets[next(iter(buckets))].spec
         self._url = f"{objects.url}: {shape}"
         self._starts = np.array([*buckets.values()])
         self._readers = [ShardReader(objects, name, version.buckets[name].spec) for name in buckets]
@@ -62,6 +64,10 @@ class ArrayReader:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         chip: Array = self._readers[number].read(row - int(self._starts[number]))
         return chip
+
+    def survey(self, shard: int) -> tuple[int, int]:
+        """Do what `ShardReader.survey` does, for the bucket that has the shape's own name."""
+        return self._readers[0].survey(shard)
 
     def read_rows(self, rows: Sequence[int] | Array) -> Array:
         """Return the chips (sample, band, y, x) of some rows, in their order. See `ShardReader.read_rows`."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from vedastore.io.objects import Objects
     from vedastore.spec.arrays import ChipSpec
 
-RUN_BYTES: Final = 2**20
-"""Raw bytes of neighbouring chips that are read at once: what fits in a core's cache until it is decompressed."""
 ENTRIES_KEPT: Final = 2**22
 """Inner chunks whose places a reader remembers; 16 bytes each."""
 Array = np.ndarray[Any, Any]
@@ -90,11 +88,16 @@ def _flat(pixels: Array, spec: ChipSpec) -> Array:
     return (pixels.transpose(1, 2, 0) if spec.interleaved else pixels).reshape(-1).view("u1")
 
 
-def _decode_chunk(chunk: bytes, out: Array, spec: ChipSpec, where: str) -> None:
+def check_chunk(chunk: bytes, where: str) -> None:
+    """Refuse a chunk whose checksum does not fit."""
     import google_crc32c
 
     if google_crc32c.value(chunk) != _CRC_OF_SEALED:  # holds the interpreter's lock, but a tenth as long as the rest
         raise StoreError("pixels are damaged: the chunk's checksum does not fit", where=where)
+
+
+def _decode_chunk(chunk: bytes, out: Array, spec: ChipSpec, where: str) -> None:
+    check_chunk(chunk, where)
     decompress = _decompress_zstd if spec.compressor["name"] == "zstd" else _decompress_blosc
     length = decompress(memoryview(chunk)[:-CRC_BYTES], out, where)
     if length != len(out):
@@ -131,8 +134,8 @@ def _decompress_blosc(body: Any, out: Any, where: str) -> int:
         raise StoreError(f"pixels are damaged: {error}", where=where) from None
 
 
-def plan_runs(rows: Array, spec: ChipSpec) -> list[Array]:
-    """Group rows for reading, each group neighbours in one shard that are read at once.
+def plan_runs(rows: Array, spec: ChipSpec, run_bytes: int = 2**20) -> list[Array]:
+    """Group rows for reading, each group neighbours in one shard that are read at once: so many raw bytes at most.
 
     Returns
     -------
@@ -148,7 +151,7 @@ def plan_runs(rows: Array, spec: ChipSpec) -> list[Array]:
     order = np.argsort(rows, kind="stable")
     shards, ordered = rows[order] // spec.samples_per_shard, rows[order]
     breaks = np.flatnonzero((np.diff(ordered) > 1) | (np.diff(shards) > 0)) + 1
-    most = max(1, RUN_BYTES // (spec.itemsize * spec.bands * spec.height * spec.width))
+    most = max(1, run_bytes // (spec.itemsize * spec.bands * spec.height * spec.width))
     return [run[at : at + most] for run in np.split(order, breaks) for at in range(0, len(run), most)]
 
 
@@ -188,7 +191,7 @@ class ShardReader:
         """
         wanted, spec = np.asarray(rows, "i8"), self.spec
         chips = allocate(spec, len(wanted), f"{self._objects.url}: {self._bucket}")
-        for run in plan_runs(wanted, spec):
+        for run in plan_runs(wanted, spec, self._objects.run_bytes):
             first = int(wanted[run[0]])
             chunks = self._read_chunks(first, int(wanted[run[-1]]))
             for at in run.tolist():
@@ -196,6 +199,19 @@ class ShardReader:
                 start = (row - first) * self._per_sample
                 _decode_into(chips[at], chunks[start : start + self._per_sample], spec, self._where(row))
         return chips
+
+    def survey(self, shard: int) -> tuple[int, int]:
+        """Return how many chips a shard holds, and its bytes; its index is read where it has not been.
+
+        Raises
+        ------
+        StoreError
+            When the shard is absent, or its index is damaged.
+        """
+        entries = self._entries(shard)
+        slots = self._per_shard * self._per_sample
+        body_bytes = int(entries[:, 1].sum())  # they lie one behind the other
+        return len(entries) // self._per_sample, body_bytes + slots * 2 * ENTRY.itemsize + CRC_BYTES
 
     def _where(self, row: int) -> str:
         key = keys.shard(self._bucket, row // self._per_shard)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 KEPT_BYTES: Final = 32 * 2**20
 """Row groups that a reader keeps for rows by position, as columns in memory."""
+WHOLE_BYTES: Final = 64 * 2**10
+"""Files of parts up to this size are fetched at once."""
 
 # What a file may ask for. Each bound is far from what the writer makes.
 _MAGIC: Final = b"PAR1"
@@ -188,9 +190,10 @@ class TableFile(TableReader):
         if size != file.bytes:
             told = "is absent" if size is None else f"has {size} bytes instead of {file.bytes}"
             raise StoreError(f"the index file {told}", where=self._where)
-        self._check_footer(objects, file)
+        opened = ObjectFile(objects, file.key, file.bytes, whole=is_part and file.bytes <= WHOLE_BYTES)
+        self._check_footer(opened, file)
         try:
-            source = pa.PythonFile(ObjectFile(objects, file.key, file.bytes), mode="r")
+            source = pa.PythonFile(opened, mode="r")
             self._parquet = pq.ParquetFile(
                 source,
                 page_checksum_verification=True,
@@ -239,11 +242,13 @@ class TableFile(TableReader):
     def _damaged(self, reason: object) -> StoreError:
         return StoreError(f"the index file is damaged: {reason}", where=self._where)
 
-    def _check_footer(self, objects: Objects, file: IndexFile) -> None:
+    def _check_footer(self, opened: ObjectFile, file: IndexFile) -> None:
         """Refuse what no table has before it is parsed: each byte of a footer can cost hundreds in memory."""
         if file.rows > _ROWS_PER_BYTE * file.bytes:
             raise self._damaged(f"{file.bytes} bytes cannot hold {file.rows} rows")
-        tail = objects.read(file.key, max(0, file.bytes - _TAIL.size), min(file.bytes, _TAIL.size))
+        opened.seek(max(0, file.bytes - _TAIL.size))
+        tail = opened.read()
+        opened.seek(0)
         length, magic = _TAIL.unpack(tail) if len(tail) == _TAIL.size else (0, b"")
         if magic != _MAGIC:
             raise self._damaged("it is no Parquet file")
@@ -363,10 +368,14 @@ class TableFile(TableReader):
 
 
 class ObjectFile(io.RawIOBase):
-    """An object of a store as a file: every read is a ranged read, and nothing more is fetched."""
+    """An object of a store as a file: every read is a ranged read, and nothing more is fetched.
 
-    def __init__(self, objects: Objects, key: str, size: int) -> None:
+    One that is read as a ``whole`` is fetched at once, and kept: parts are small, and of some each column is asked for.
+    """
+
+    def __init__(self, objects: Objects, key: str, size: int, *, whole: bool = False) -> None:
         super().__init__()
+        self._whole = objects.read(key) if whole else None
         self._objects, self._key, self._size, self._at = objects, key, size, 0
 
     def readable(self) -> bool:
@@ -393,6 +402,9 @@ class ObjectFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Return the bytes from the place on, at most ``size``."""
         end = self._size if size < 0 else min(self._size, self._at + size)
-        data = self._objects.read(self._key, self._at, end - self._at) if end > self._at else b""
+        if self._whole is not None:
+            data = self._whole[self._at : end]
+        else:
+            data = self._objects.read(self._key, self._at, end - self._at) if end > self._at else b""
         self._at += len(data)
         return data

@@ -15,7 +15,7 @@ from itertools import accumulate, groupby, pairwise
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from vedastore.model import EXAMPLES
+from vedastore.model import EXAMPLES, ImageHalf
 from vedastore.spec.release import classify
 from vedastore.store.scratch import open_scratch
 from vedastore.store.survey import Survey
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from vedastore.model import Affine6, Fidelity, ImageHalf, LabelHalf, LabelKind
+    from vedastore.model import Affine6, Fidelity, LabelHalf, LabelKind
 
 _BATCH_ROWS, _BATCH_BYTES = 256, 16 * 2**20  # of pairs that are given at a time
 _BLOB_BYTES: Final = 2**20
@@ -159,6 +159,15 @@ class Ledger:
             image.digest, image.pixel_digest, image.fidelity, image.envelope,
         )  # fmt: skip
         return self._insert("image", row_values)
+
+    def read_image(self, sample_id: str) -> ImageHalf:
+        """Return an image that was added."""
+        query = (
+            "SELECT id, image_member, image_ordinal, dtype, bands, height, width, look, pages, crs, transform, nodata,"
+            " image_digest, pixel_digest, fidelity, envelope FROM images WHERE id = ?"
+        )
+        row = dict(zip(ImageHalf.__slots__, self._db.execute(query, (sample_id,)).fetchone(), strict=True))
+        return ImageHalf(**{**row, "transform": row["transform"] and _TRANSFORM.unpack(row["transform"])})
 
     def add_label(self, half: LabelHalf) -> str | None:
         """Add a label; return the member that has its id already, if one has, and add nothing then."""

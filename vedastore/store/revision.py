@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vedastore.errors import StoreError
 from vedastore.io import geometry
 from vedastore.spec.tables import GEOMETRY_COLUMNS
 from vedastore.store.commit import Write
+from vedastore.store.gather import gather
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
@@ -54,9 +56,10 @@ def commit_columns(snapshot: Snapshot, columns: Mapping[str, Any]) -> Version:
 
 
 def flatten(write: Write, snapshot: Snapshot) -> Version:
-    """Write the tables of a version in parts as a whole; return the version as it is with them."""
-    files = {"samples": write_samples(write, snapshot, {}), "features": _write_features(write, snapshot)}
-    return replace(snapshot.version, index=snapshot.version.index | files, parts=())
+    """Write the tables of a version in parts as a whole, and its chips in few buckets; return it as it is with them."""
+    buckets, places = gather(write, snapshot)
+    files = {"samples": write_samples(write, snapshot, places), "features": _write_features(write, snapshot)}
+    return replace(snapshot.version, index=snapshot.version.index | files, parts=(), buckets=buckets)
 
 
 def write_samples(write: Write, snapshot: Snapshot, columns: Mapping[str, Any]) -> IndexFile:
@@ -82,6 +85,9 @@ def _write_features(write: Write, snapshot: Snapshot) -> IndexFile:
     with TableWriter("features") as writer:
         for table in _iter_features(snapshot):
             _append(writer, table)
+        if writer.rows != snapshot.version.features:
+            told = f"it has {writer.rows} features instead of {snapshot.version.features}"
+            raise StoreError(f"the index is damaged: {told}", where=snapshot.objects.url)
         return writer.finish(write)
 
 

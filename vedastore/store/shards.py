@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from itertools import product
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from itertools import chain, groupby, product
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from vedastore.spec.arrays import ChipSpec
 
@@ -108,25 +109,60 @@ class Spill:
         self._file.close()
 
 
+class Holder(Protocol):
+    """Chunks of some chips in the memory of another process."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes, there and on the way there, as long as it is held."""
+
+    def take(self, positions: Sequence[int]) -> list[tuple[bytes, ...]]:
+        """Return the chunks of some of its chips."""
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The chunks of one chip that are not here: who holds them, which of his they are, and the bytes of each."""
+
+    holder: Holder
+    position: int
+    lengths: tuple[int, ...]
+
+
+Chunks = tuple[bytes, ...] | Away
+
+
 class ShardDraft:
-    """One shard under way: its chunks in memory, or spilled when told to, and its index."""
+    """One shard under way: its chunks in memory, here or elsewhere, or spilled when told to; and its index."""
 
     def __init__(self, spec: ChipSpec, spill: Spill) -> None:
         self.spec = spec
         self.samples = 0
         self.memory_bytes = 0
+        self.ids: list[str] = []
+        self._chips: list[Chunks] = []
+        self._origins: set[str | None] = set()
         self._spill = spill
+        self._spilled: list[tuple[int, int]] = []
         self._offset = 0
         self._entries: list[tuple[int, int]] = []
-        self._parts: list[bytes | tuple[int, int]] = []
 
-    def append(self, chunks: tuple[bytes, ...]) -> None:
-        """Add one chip."""
-        for chunk in chunks:
-            self._parts.append(chunk)
-            self._entries.append((self._offset, len(chunk)))
-            self._offset += len(chunk)
-            self.memory_bytes += len(chunk)
+    def append(self, chunks: Chunks, sample_id: str = "", origin: tuple[str, int] | None = None) -> None:
+        """Add one chip, the image of a sample; ``origin`` is a shard, and where these very chunks begin in it."""
+        self.ids.append(sample_id)
+        self._origins.add(origin[0] if origin and origin[1] == self._offset else None)
+        if isinstance(chunks, Away):
+            last = self._chips[-1] if self._chips else None
+            lengths = chunks.lengths
+            if not (isinstance(last, Away) and last.holder is chunks.holder):
+                self.memory_bytes += chunks.holder.size_bytes
+        else:
+            lengths = tuple(map(len, chunks))
+            self.memory_bytes += sum(lengths)
+        for length in lengths:
+            self._entries.append((self._offset, length))
+            self._offset += length
+        self._chips.append(chunks)
         self.samples += 1
 
     @property
@@ -134,19 +170,55 @@ class ShardDraft:
         """Whether the shard has all its chips."""
         return self.samples == self.spec.samples_per_shard
 
+    @property
+    def origin(self) -> str | None:
+        """The shard that has exactly these chunks, in this order, from its beginning; None where there is none."""
+        return next(iter(self._origins)) if len(self._origins) == 1 else None
+
+    @property
+    def chunks_bytes(self) -> int:
+        """Bytes of all chunks, and so the place of the index."""
+        return self._offset
+
+    def places(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield for each chip where it begins, and the lengths of its chunks."""
+        step = self.spec.chunks_per_sample
+        for at in range(0, len(self._entries), step):
+            yield self._entries[at][0], [length for _, length in self._entries[at : at + step]]
+
+    @property
+    def away(self) -> list[Away] | None:
+        """All its chips where every one is elsewhere."""
+        away = [chunks for chunks in self._chips if isinstance(chunks, Away)]
+        return away if len(away) == self.samples else None
+
     def spill(self) -> None:
-        """Move the chunks from memory to the temporary file."""
-        self._parts = [self._spill.write(part) if isinstance(part, bytes) else part for part in self._parts]
-        self.memory_bytes = 0
+        """Move the chunks from memory, here or elsewhere, to the temporary file."""
+        self._spilled += [self._spill.write(chunk) for chunk in self._iter_memory()]
+        self._chips, self.memory_bytes = [], 0
 
     def parts(self) -> Iterator[bytes]:
         """Yield the whole shard."""
+        yield from map(self._spill.read, self._spilled)
+        yield from self._iter_memory()
+        yield self.index()
+
+    def index(self) -> bytes:
+        """Return the shard's index, which stands at its end."""
         import google_crc32c
 
-        for part in self._parts:
-            yield part if isinstance(part, bytes) else self._spill.read(part)
         slots = self.spec.samples_per_shard * self.spec.chunks_per_sample
         index = np.full((slots, 2), MISSING, ENTRY)
         index[: len(self._entries)] = self._entries
         raw = index.tobytes()
-        yield raw + google_crc32c.value(raw).to_bytes(CRC_BYTES, "little")
+        crc: bytes = google_crc32c.value(raw).to_bytes(CRC_BYTES, "little")
+        return raw + crc
+
+    def _iter_memory(self) -> Iterator[bytes]:
+        """Yield the chunks that are not spilled; those of one holder are asked for at once."""
+        for holder, chips in groupby(self._chips, lambda chunks: chunks.holder if isinstance(chunks, Away) else None):
+            if holder is None:
+                yield from chain.from_iterable(chunks for chunks in chips if not isinstance(chunks, Away))
+            else:
+                positions = [chunks.position for chunks in chips if isinstance(chunks, Away)]
+                yield from chain.from_iterable(holder.take(positions))

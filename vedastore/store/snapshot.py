@@ -14,7 +14,7 @@ from vedastore.io.geojson import parse_json
 from vedastore.io.objects import open_objects
 from vedastore.spec import keys
 from vedastore.spec.release import classify
-from vedastore.store.arrays import ArrayReader, array_buckets, merge_buckets
+from vedastore.store.arrays import ArrayReader, merge_buckets, place_buckets
 from vedastore.store.chips import ShardReader
 from vedastore.store.commit import read_root
 from vedastore.store.copies import HINT, may_restore
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vedastore.io.objects import Objects
     from vedastore.model import Fidelity, Limits
-    from vedastore.spec.root import Root, Version
+    from vedastore.spec.root import Bucket, Root, Version
     from vedastore.store.index import TableReader
     from vedastore.store.lookup import Positions
 
@@ -99,6 +99,15 @@ class Snapshot:
     def _overlays(self) -> dict[int, Overlay]:
         return {}
 
+    @cached_property
+    def arrays(self) -> dict[str, Bucket]:
+        """See `Version.arrays`."""
+        return self.version.arrays
+
+    @cached_property
+    def _places(self) -> dict[str, dict[str, int]]:
+        return place_buckets(self.version)
+
     @property
     def _overlay(self) -> Overlay:
         if (process := os.getpid()) not in self._overlays:
@@ -139,7 +148,7 @@ class Snapshot:
 
         Those of one shape that several writes have made are one array then, which `chips` reads.
         """
-        return merge_buckets(self.table("samples").read_rows(positions, columns), self.version)
+        return merge_buckets(self.table("samples").read_rows(positions, columns), self._places)
 
     @property
     def lookup(self) -> Lookup:
@@ -153,9 +162,10 @@ class Snapshot:
     def chips(self, bucket: str) -> ShardReader | ArrayReader:
         """Return the reader of a bucket's chips, or of those of all buckets of a shape."""
         if bucket not in self._readers:
-            names = [*array_buckets(self.version, bucket)] or [bucket]
-            if len(names) > 1:
-                self._readers[bucket] = ArrayReader(self.objects, self.version, bucket)
+            places = self._places.get(bucket, {})
+            names = [*places] or [bucket]
+            if len(places) > 1:
+                self._readers[bucket] = ArrayReader(self.objects, self.version, bucket, places)
             elif names[0] in self.version.buckets:
                 self._readers[bucket] = ShardReader(self.objects, names[0], self.version.buckets[names[0]].spec)
             else:

@@ -67,7 +67,7 @@ class BatchReader:
         if reading.fit is None:
             only_bucket(names, snapshot.objects.url, "; or take them all with fit= and size_px=")
         self._snapshot, self._reading, self._names = snapshot, reading, names
-        specs = {name: snapshot.version.arrays[name].spec for name in names}
+        specs = {name: snapshot.arrays[name].spec for name in names}
         form = plan_images(
             specs,
             channels=reading.channels,
@@ -94,7 +94,7 @@ class BatchReader:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        per_shard = np.array([self._snapshot.version.arrays[name].spec.samples_per_shard for name in self._names])
+        per_shard = np.array([self._snapshot.arrays[name].spec.samples_per_shard for name in self._names])
         bucket = pc.index_in(self._table.column("bucket"), pa.array(self._names, "string")).to_numpy().astype("i8")
         return (bucket << 40) + self._table.column("row").to_numpy() // per_shard[bucket]
 

@@ -191,8 +191,9 @@ class Changes(Arrays):
         ----------
         labels : dict
             By id: what ``Sample.label`` gives, ``{class: value}``, in the coordinates that the labels of the release
-            have; or a whole GeoJSON Feature, as a dictionary, bytes, or the path of a file. Objects may be shapes of
-            shapely. Of a label alone, all else that the label file says stays.
+            have; or a whole GeoJSON Feature, as a dictionary, bytes, or the path of a file (a text is one where it ends
+            in ``.json`` or ``.geojson``, and a class elsewhere). Objects may be shapes of shapely. Of a label alone,
+            all else that the label file says stays.
         **how
             As in :meth:`edit`, which tells what can go wrong, too.
         """

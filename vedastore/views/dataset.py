@@ -42,7 +42,7 @@ def build_dataset(snapshot: Snapshot, positions: Any, *, labels: bool, bucket: s
 
     added = snapshot.table("samples").added
     table, chosen = read_index(snapshot, positions, (*_COLUMNS, *added), bucket)
-    spec = snapshot.version.arrays[chosen].spec
+    spec = snapshot.arrays[chosen].spec
     rows, lengths = _shard_runs(table, spec)
     image = _lazy_chips(snapshot, chosen, rows, lengths)
     coords: dict[str, Any] = {
@@ -118,7 +118,7 @@ def mask_array(
 
     table, chosen = read_index(snapshot, positions, ("id", "position", "bucket", "row", "objects"), bucket)
     require_objects(snapshot, table.column("position").to_numpy())
-    spec = snapshot.version.arrays[chosen].spec
+    spec = snapshot.arrays[chosen].spec
     _, lengths = _shard_runs(table, spec)
     masks = build_masks(snapshot, table, spec, lengths, instances=instances, scale=scale, order=order)
     return xr.DataArray(masks, {"id": ("sample", np.array(table.column("id").to_pylist(), dtype=object))}, name="mask")
@@ -191,7 +191,7 @@ def _lazy_chips(snapshot: Snapshot, bucket: str, rows: np.ndarray[Any, Any], len
     import dask.array as da
     from dask.base import tokenize
 
-    spec = snapshot.version.arrays[bucket].spec
+    spec = snapshot.arrays[bucket].spec
     return da.map_blocks(
         _read_block,
         da.from_array(rows, chunks=(lengths,)),

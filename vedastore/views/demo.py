@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vedastore.errors import StoreError
+from vedastore.errors import StoreError, UsageError
 from vedastore.exchange.release import ReleaseWriter
 from vedastore.io.files import new_file
 from vedastore.io.geometry import apply_affine, dump_wkb, parse_wkb, project
 from vedastore.ops.workers import open_executor
 from vedastore.spec.geometry import parse_box
+from vedastore.spec.places import parse_place
 from vedastore.views.stores import convert
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class DemoReport:
 
 def demo(folder: str | None = None) -> DemoReport:
     """Run the main job in a folder, a new temporary one without a name."""
+    if folder and parse_place(folder).bucket is not None:
+        hint = "name a local directory, and convert the release that is made there to s3://"
+        raise UsageError("the demo makes its files on a local disk", where=folder, hint=hint)
     place = Path(folder or mkdtemp(prefix="vedastore-demo-"))
     try:
         place.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from vedastore.errors import UsageError
 from vedastore.io.tiff import dump_geotiff
 from vedastore.ops.changes import Edits, find
 from vedastore.ops.edit import edit
+from vedastore.ops.split import is_name
 from vedastore.spec.repairs import dump_exact, indent_of, parse_exact
 from vedastore.store.snapshot import open_version
 from vedastore.views.sample import Sample
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from vedastore.spec.root import Version
     from vedastore.store.snapshot import Snapshot
 
 T = TypeVar("T")
+_LABEL_FILES: Final = (".json", ".geojson")
 _KEPT: Final = ("classes", "nclasses", "bbox", "mlType")
 """Keys of ``meta.json`` that follow from the samples."""
 
@@ -51,6 +54,9 @@ class Edit(Generic[T]):
     ) -> None:
         self.collection = collection
         self._snapshot, self._reopen = snapshot, reopen
+        for told, value in (("author", author), ("message", message), ("version", version)):
+            if value is not None and not is_name(value):
+                raise UsageError(f"{told} is {value!r:.80}", hint="give a text")
         self._author, self._message, self._version, self._workers = author, message, version, workers
         self._labels: dict[str, bytes] = {}
         self._removed: dict[str, None] = {}
@@ -93,19 +99,23 @@ class Edit(Generic[T]):
 
     def remove(self, ids: Iterable[str] | str) -> None:
         """Leave samples out; see ``Collection.remove``."""
+        if not isinstance(ids, Iterable):
+            raise UsageError(f"{ids!r:.80} is no id, and no list of them")
         self._removed |= dict.fromkeys(map(_parse_id, [ids] if isinstance(ids, str) else ids))
 
     def add(self, samples: Any) -> None:
         """Add samples; see ``Collection.add``."""
-        for sample_id, image, label in _iter_added(samples):
+        for sample_id, image, label in _iter_added(samples, self._snapshot.version):
             if sample_id in self._added:
                 raise UsageError(f"two samples with the id {sample_id!r} are added")
             self._added[sample_id] = _dump_image(image), _dump_label(label, b"", self._field)
 
     def set_split(self, splits: Mapping[str, Any]) -> None:
         """Put samples into splits, by id; None takes one out of its split."""
+        if not isinstance(splits, Mapping):
+            raise UsageError("splits come by id", hint="give a dictionary: {id: split}")
         for sample_id, name in splits.items():
-            if name is not None and (not isinstance(name, str) or not name):
+            if name is not None and not is_name(name):
                 raise UsageError(f"the split of {sample_id!r} is {name!r}", hint="a split is a text, or None")
             self._splits[_parse_id(sample_id)] = name
 
@@ -118,13 +128,15 @@ class Edit(Generic[T]):
             For what follows from the samples (``classes``, ``nclasses``, ``bbox``, ``mlType``), and for the version,
             which ``edit(version=)`` names.
         """
-        for name, value in values.items():
+        if not isinstance(values, Mapping):
+            raise UsageError("values of meta.json come by key", hint="give a dictionary: {key: value}")
+        for name, value in _as_json(dict(values)).items():
             if name in _KEPT or name == "version":
                 hint = "name it with edit(version=)" if name == "version" else "it follows from the samples"
                 raise UsageError(f"{name} cannot be set", hint=hint)
             if name == "name" and (not isinstance(value, str) or not value):
                 raise UsageError(f"the name is {value!r}", hint="a name is a text")
-            self._meta[name] = _as_json(value)
+            self._meta[name] = value
 
     @property
     def _field(self) -> str:
@@ -139,12 +151,12 @@ class Edit(Generic[T]):
 
 
 def _parse_id(sample_id: Any) -> str:
-    if not isinstance(sample_id, str):
-        raise UsageError(f"{sample_id!r} is no id", hint="the id of a sample is a text")
+    if not isinstance(sample_id, str) or sample_id.encode("utf-8", "replace").decode() != sample_id:
+        raise UsageError(f"{sample_id!r} is no id", hint="the id of a sample is a text of Unicode")
     return sample_id
 
 
-def _iter_added(samples: Any) -> Any:
+def _iter_added(samples: Any, version: Version) -> Any:
     """Yield (id, image, label) of samples in one of the forms that `Collection.add` takes."""
     if isinstance(samples, Mapping):
         for sample_id, pair in samples.items():
@@ -157,9 +169,24 @@ def _iter_added(samples: Any) -> Any:
                 raise UsageError(
                     f"{sample!r:.80} is no sample", hint="give {id: (image, label)}, or samples of a store"
                 )
-            yield sample.id, sample, sample.read_files()[1]
+            _require_same_labels(sample, version)
+            yield sample.id, *sample.read_files()
     else:
         raise UsageError(f"{samples!r:.80} are no samples", hint="give {id: (image, label)}, or samples of a store")
+
+
+def _require_same_labels(sample: Sample, version: Version) -> None:
+    """Refuse a sample whose label file would say something else in a version: it is copied as it is."""
+    theirs = sample._snapshot.version  # noqa: SLF001 - the same floor
+    coords = {theirs.label_coords, version.label_coords} - {None}
+    reason = ""
+    if theirs.label_options != version.label_options:
+        reason = "its label is another property, or has another default"
+    elif len(coords) > 1 and sample.classes and sample.geometry is not None:
+        reason = f"its label has {theirs.label_coords} coordinates, those here are {version.label_coords}"
+    if reason:
+        hint = "give {id: (image, label)} with a label as those of this collection are"
+        raise UsageError(f"sample {sample.id!r} cannot be copied: {reason}", hint=hint)
 
 
 def _dump_image(image: Any) -> bytes:
@@ -168,18 +195,16 @@ def _dump_image(image: Any) -> bytes:
 
     if isinstance(image, bytes):
         return image
-    if isinstance(image, Sample):
-        return image.read_files()[0]
     if isinstance(image, str | os.PathLike):
         return _read_file(image)
-    if isinstance(image, np.ndarray):
+    if isinstance(image, np.ndarray) and not isinstance(image, np.ma.MaskedArray):
         image = xr.DataArray(image, dims=("band", "y", "x")) if image.ndim == 3 else image  # noqa: PLR2004
     if not isinstance(image, xr.DataArray) or image.dims != ("band", "y", "x"):
         hint = "give the bytes or the path of a TIFF, or an array (band, y, x)"
         raise UsageError(f"an image is given as {type(image).__name__}", hint=hint)
     import rioxarray  # noqa: F401 - registers .rio
 
-    crs, transform = image.rio.crs, image.rio.transform(recalc=True) if {"x", "y"} <= set(image.coords) else None
+    crs, transform = image.rio.crs, image.rio.transform(recalc={"x", "y"} <= set(image.coords))
     return dump_geotiff(image.to_numpy(), crs and crs.to_wkt(), transform, image.rio.nodata)
 
 
@@ -187,14 +212,18 @@ def _dump_label(label: Any, old: bytes, name: str) -> bytes:
     """Return the bytes of a label file: of a whole Feature, or of an old one with another label."""
     if isinstance(label, bytes):
         return label
-    if isinstance(label, os.PathLike):
+    if isinstance(label, os.PathLike) or (isinstance(label, str) and label.lower().endswith(_LABEL_FILES)):
         return _read_file(label)
     value = _as_json(label)
     if isinstance(value, dict) and value.get("type") == "Feature":
         return dump_exact(value)
-    document = parse_exact(old or b'{"type": "Feature", "geometry": null, "properties": {}}')
-    key = "Properties" if "Properties" in document and "properties" not in document else "properties"
-    document[key] = (document.get(key) or {}) | {name: value}
+    try:
+        document = parse_exact(old or b'{"type": "Feature", "geometry": null, "properties": {}}')
+        key = "Properties" if "Properties" in document and "properties" not in document else "properties"
+        document[key] = {**(document.get(key) or {}), name: value}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        hint = "give a whole GeoJSON Feature"
+        raise UsageError("the label file that is to get another label is no GeoJSON Feature", hint=hint) from None
     return dump_exact(document, indent_of(old))
 
 

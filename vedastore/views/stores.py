@@ -162,7 +162,7 @@ def convert(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Collection:
-    """Convert a release to a store, and open it.
+    """Convert a release to a store, and open it; where the same conversion was killed, go on with what it stored.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def convert(
     workers : int, optional
         Threads; one a core without it.
     client : distributed.Client, optional
-        A cluster to run on; the active client without it, if there is one.
+        A cluster to run on; the active client without it, if there is one. A Dask task does the work by itself.
     progress : callable, optional
         Called with the bytes of the archive that were read, and its size.
     storage_options : mapping, optional

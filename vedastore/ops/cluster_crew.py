@@ -1,0 +1,177 @@
+"""A conversion on the workers of a Dask cluster: chunks stay with who encoded them, until one of them writes the shard.
+
+This process reads the release, learns everything about it but pixels, and decides which chip goes where. What a worker
+had is made again, by others, where it dies: Dask knows how.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from vedastore.errors import ClusterError, StoreError
+from vedastore.ops.cluster import check_workers, cluster_errors, count_threads
+from vedastore.ops.crew import Crew
+from vedastore.ops.roll import Encoded
+from vedastore.ops.workers import IN_FLIGHT_BYTES, find_client, open_executor
+from vedastore.store.shards import Away
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vedastore.io.objects import Objects
+    from vedastore.ops.roll import Outcome
+    from vedastore.ops.workers import Promise
+    from vedastore.store.commit import Write
+    from vedastore.store.shards import ShardDraft
+
+_THREADS: Final = 8
+"""Threads that the batches in flight of one process are enough for."""
+_HINT: Final = "give the workers a path that leads to the same directory everywhere, or s3://"
+
+
+@contextmanager
+def open_crew(workers: int | None = None, client: Any = None) -> Iterator[Crew]:
+    """Give threads, or the workers of a Dask cluster: of the client named, or of the active one."""
+    found = find_client(client)
+    if found is not None:
+        with cluster_errors():
+            check_workers(found)
+        with Cluster(found) as crew:
+            yield crew
+        return
+    with open_executor(workers) as executor, Crew(executor) as crew:
+        yield crew
+
+
+class Cluster(Crew):
+    """Workers of a Dask cluster. Only shards that were spilled are written by this process."""
+
+    drafts_bytes = 512 * 2**20
+    writes_pending = 4
+    local = False
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client.get_executor(pure=False))
+        self._client = client
+        self.in_flight_bytes = IN_FLIGHT_BYTES * -(-count_threads(client) // _THREADS)
+        self._puts: list[Any] = []
+
+    def settle(self) -> None:
+        """Wait until no write is under way, here or there."""
+        from distributed import wait
+
+        with suppress(ClusterError), cluster_errors():  # the error that counts is another
+            wait(self._puts)
+        super().settle()
+
+    def submit(self, read: Callable[[Any], Any], batch: Any, /) -> Promise[Any]:
+        """Have a batch read; the chunks of its images are `Away`."""
+        with cluster_errors():
+            return _Reading(self._client, read, batch)
+
+    def put(self, write: Write, key: str, draft: ShardDraft) -> Promise[int]:
+        """Have a shard written by one worker, which gets its chunks from those that have them."""
+        if draft.away is None:
+            return super().put(write, key, draft)
+        numbers: dict[Any, int] = {}
+        chips = [(numbers.setdefault(chip.holder, len(numbers)), chip.position) for chip in draft.away]
+        batches = [holder.outcomes for holder in numbers]
+        write.note(key)
+        target = write.objects, key, write.witness
+        with cluster_errors():
+            put = self._client.submit(_write_shard, batches, chips, draft.index(), target, pure=False)
+        self._puts = [*(earlier for earlier in self._puts if not earlier.done()), put]
+        return _Putting(put, write.objects, key)
+
+
+class _Reading:
+    """The outcomes of a batch to come."""
+
+    def __init__(self, client: Any, read: Callable[[Any], list[Outcome]], batch: Any) -> None:
+        self._held = _Held(client, client.submit(read, batch, pure=False), sum(m.size_bytes for m in batch))
+        self._found = client.submit(_without_chunks, self._held.outcomes, pure=False)
+
+    def done(self) -> bool:
+        return bool(self._found.done())
+
+    def cancel(self) -> bool:
+        with suppress(ClusterError), cluster_errors():  # nothing is left to cancel
+            self._found.cancel()
+            self._held.outcomes.cancel()
+        return True
+
+    def result(self) -> list[Outcome]:
+        with cluster_errors():
+            found = self._found.result()
+        return [
+            replace(outcome, chunks=Away(self._held, position, lengths)) if isinstance(outcome, Encoded) else outcome
+            for position, (outcome, lengths) in enumerate(found)
+        ]
+
+
+class _Putting:
+    """The bytes of a shard to come."""
+
+    def __init__(self, put: Any, objects: Objects, key: str) -> None:
+        self._put, self._objects, self._key = put, objects, key
+
+    def done(self) -> bool:
+        return bool(self._put.done())
+
+    def cancel(self) -> bool:
+        return False  # whoever leaves waits for it
+
+    def result(self) -> int:
+        with cluster_errors():
+            size = int(self._put.result())
+        if self._objects.size(self._key) != size:
+            where = f"{self._objects.url}/{self._key}"
+            raise StoreError("a worker wrote the shard where this process does not see it", where=where, hint=_HINT)
+        return size
+
+
+class _Held:
+    """The outcomes of a batch, on a worker: they stay there for as long as this is referred to."""
+
+    def __init__(self, client: Any, outcomes: Any, size_bytes: int) -> None:
+        self._client, self.outcomes, self.size_bytes = client, outcomes, size_bytes
+
+    def take(self, positions: Sequence[int]) -> list[tuple[bytes, ...]]:
+        with cluster_errors():
+            chunks: list[tuple[bytes, ...]] = self._client.submit(
+                _take_chunks, self.outcomes, positions, pure=False
+            ).result()
+        return chunks
+
+
+def _without_chunks(outcomes: list[Outcome]) -> list[tuple[Outcome, tuple[int, ...]]]:
+    """Return outcomes without chunks, each with the lengths of those that it had."""
+    return [
+        (replace(o, chunks=()), tuple(map(len, _chunks_of(o)))) if isinstance(o, Encoded) else (o, ()) for o in outcomes
+    ]
+
+
+def _take_chunks(outcomes: list[Outcome], positions: Sequence[int]) -> list[tuple[bytes, ...]]:
+    return [_chunks_of(outcomes[position]) for position in positions]
+
+
+def _chunks_of(outcome: Outcome) -> tuple[bytes, ...]:
+    """Return the chunks of an image where they are."""
+    return cast("tuple[bytes, ...]", cast("Encoded", outcome).chunks)
+
+
+def _write_shard(
+    batches: list[list[Outcome]], chips: Sequence[tuple[int, int]], index: bytes, target: tuple[Objects, str, str]
+) -> int:
+    """Write a shard of chips, each the outcome of a batch; return its bytes.
+
+    It may run twice, and both at a time: the bytes are the same, and an object is replaced whole.
+    """
+    objects, key, witness = target
+    if objects.size(witness) is None:  # it would be written to a disk that only this worker has
+        raise StoreError("a worker does not see the store", where=objects.url, hint=_HINT)
+    chunks = chain.from_iterable(_chunks_of(batches[batch][position]) for batch, position in chips)
+    return objects.write(key, chain(chunks, [index]))

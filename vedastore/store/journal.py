@@ -1,0 +1,161 @@
+"""What a first conversion notes down of its shards, so that it can go on where it was interrupted.
+
+The marker of a place says what is being converted there, and by which writes. Beside it, each shard that is written has
+a document of its own that says which images are in it. Nothing of both is believed: whoever goes on proves every image.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
+
+from vedastore.model import Fidelity, ImageHalf, Look
+from vedastore.spec import keys
+from vedastore.spec.arrays import ChipSpec
+from vedastore.store.scratch import open_scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vedastore.io.objects import Objects
+    from vedastore.store.shards import ShardDraft
+
+LIMIT_BYTES: Final = 64 * 2**20
+"""A shard whose document would be longer has none, and is converted again."""
+_WRITES: Final = 8
+"""Interrupted writes that a marker names."""
+_ID = re.compile(r"[0-9a-f]{32}")
+_BYTES: Final = ("digest", "pixel_digest", "envelope")
+_SLACK_BYTES: Final = 1024
+_START_LIMIT: Final = 2**62
+_AFFINE: Final = 6
+_SCHEMA: Final = "CREATE TABLE kept (member TEXT PRIMARY KEY, shard TEXT, chip TEXT);"
+
+
+def dump_marker(fingerprint: str, writes: Iterable[str]) -> bytes:
+    """Return the content of the marker of a place: what is converted to it, and the ids of the writes, latest first."""
+    return json.dumps({"fingerprint": fingerprint, "writes": [*writes][:_WRITES]}).encode()
+
+
+def parse_marker(data: bytes, fingerprint: str) -> tuple[str, ...]:
+    """Return the ids of the writes that were interrupted; none where they did something else."""
+    try:
+        told = json.loads(data)
+        writes = tuple(told["writes"][:_WRITES])
+        same = told["fingerprint"] == fingerprint and all(_ID.fullmatch(write) for write in writes)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ()
+    return writes if same else ()
+
+
+def dump_shard(key: str, draft: ShardDraft, halves: Iterable[ImageHalf]) -> bytes:
+    """Return the document of a shard: of each image the place of its chunks, and what is known of it besides pixels."""
+    chips = [
+        {"start": start, "lengths": lengths, "half": _dump_half(half)}
+        for (start, lengths), half in zip(draft.places(), halves, strict=True)
+    ]
+    body = json.dumps({"shard": key, "chips": chips}).encode()
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def _dump_half(half: ImageHalf) -> dict[str, Any]:
+    return {**asdict(half), **{name: base64.b64encode(getattr(half, name)).decode() for name in _BYTES}}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An image that an interrupted conversion has stored: where, and what it found out about it."""
+
+    objects: Objects
+    key: str
+    start: int
+    lengths: tuple[int, ...]
+    half: ImageHalf
+
+    def read(self) -> list[bytes]:
+        """Return its chunks, as they are."""
+        return self.objects.read_parts(self.key, self.start, self.lengths)
+
+
+class Journal:
+    """The images that interrupted writes have stored, by member: in a temporary file, whatever their number.
+
+    ``documents`` are those of the last of these writes.
+    """
+
+    def __init__(self, objects: Objects, writes: Iterable[str]) -> None:
+        self.documents, self.empty = 0, True
+        self._objects, self._writes = objects, tuple(writes)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._db = self._stack.enter_context(open_scratch(_SCHEMA))
+        for write_id in reversed(self._writes):
+            self.documents = 0
+            for number in count():
+                found = self._objects.read_tagged(keys.journal(write_id, number), LIMIT_BYTES)
+                if found is None:
+                    break
+                self.documents, self.empty = number + 1, False
+                self._db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", _parse(found[0]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def find(self, member: str) -> Kept | None:
+        """Return what is known of the image that a member was; None where nothing is, or what makes no sense."""
+        row = self._db.execute("SELECT shard, chip FROM kept WHERE member = ?", (member,)).fetchone()
+        try:
+            return row and _parse_chip(self._objects, row[0], json.loads(row[1]))
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
+
+
+def _parse(data: bytes) -> Iterator[tuple[str, str, str]]:
+    """Yield (member, shard, what is known of the image) of a document; nothing of one that is damaged."""
+    digest, _, body = data.partition(b"\n")
+    if digest != hashlib.sha256(body).hexdigest().encode():
+        return
+    try:
+        told = json.loads(body)
+        rows = [(chip["half"]["member"], told["shard"], json.dumps(chip)) for chip in told["chips"]]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return
+    yield from (row for row in rows if all(isinstance(value, str) for value in row))
+
+
+def _parse_chip(objects: Objects, key: str, told: dict[str, Any]) -> Kept:
+    """Return what is known of an image, each value of the type that it has to be of. ValueError and others if not."""
+    facts = dict(told["half"])
+    facts |= {name: base64.b64decode(facts[name], validate=True) for name in _BYTES}
+    if facts["transform"] is not None:
+        facts["transform"] = tuple(map(float, facts["transform"]))
+    half = ImageHalf(**facts)
+    lengths = tuple(told["lengths"])
+    shape = half.bands, half.height, half.width
+    spec = ChipSpec(half.dtype, *shape)
+    most = 2 * math.prod(spec.chunk_shape) * spec.itemsize + _SLACK_BYTES
+    place = keys.parse_shard(key)
+    sound = (
+        place is not None
+        and keys.is_bucket(place[0])
+        and all(type(number) is int and number >= 0 for number in (*shape, half.pages, told["start"], *lengths))
+        and len(lengths) == spec.chunks_per_sample
+        and max(lengths) <= most
+        and told["start"] <= _START_LIMIT
+        and all(isinstance(text, str) for text in (half.id, half.crs or "", half.nodata or ""))
+        and half.look in get_args(Look)
+        and half.fidelity in get_args(Fidelity)
+        and (half.transform is None or len(half.transform) == _AFFINE)
+    )
+    if not sound:
+        raise ValueError(key)
+    return Kept(objects, key, told["start"], lengths, half)
