@@ -24,7 +24,7 @@ class Operation:
     """One command.
 
     ``command`` names places of the scene in braces; it may be ``-c``, Python code and its arguments instead. Before it,
-    ``before`` has been done. ``release`` names the release that the last version then gives back, if it does. ``durable`` says
+    ``before`` has been done. ``release`` names the release that the last version then gives back. ``durable`` says
     that what it has written must survive a power cut once it has ended. ``again`` is the exit code of doing it twice.
     """
 

@@ -215,10 +215,10 @@ def touching_pairs(collection):
 @pytest.mark.parametrize("west", [10.0, 179.997])
 def test_chips_of_different_splits_do_not_touch(tmp_path, west):
     collection = grid_collection(tmp_path, west=west)
-    plain = split_op.split(collection._snapshot, SHARES)
+    plain, _ = split_op.split(collection._snapshot, SHARES)
     assert plain.touching == len(touching_pairs(vs.open(collection.store))) > 50
     collection = vs.open(collection.store)
-    report = split_op.split(collection._snapshot, SHARES, 2, SplitOptions("place", 2e-3))
+    report, _ = split_op.split(collection._snapshot, SHARES, 2, SplitOptions("place", 2e-3))
     found = vs.open(collection.store)
     assert touching_pairs(found) == set()
     assert report.touching == 0
@@ -269,7 +269,7 @@ def test_the_same_place_is_of_the_same_split(tmp_path):
 @pytest.mark.parametrize("stratify", [False, True])
 def test_a_buffer_lies_between_splits(tmp_path, west, stratify):
     collection = grid_collection(tmp_path, west=west)
-    report = split_op.split(collection._snapshot, SHARES, 2, SplitOptions("place", 2e-3, 1e-3, stratify))
+    report, _ = split_op.split(collection._snapshot, SHARES, 2, SplitOptions("place", 2e-3, 1e-3, stratify))
     found = assert_store_ok(collection.store)
     splits = np.array([s.split or "" for s in found])
     bounds = np.array([shapely.bounds(s.geometry) for s in found])
@@ -289,7 +289,7 @@ def test_blocks_are_as_large_as_each_split_gets_three(tmp_path, side):
     collection = grid_collection(tmp_path, side=side, step=2)
 
     def blocks_each(degrees):
-        report = split_op.split(vs.open(collection.store)._snapshot, SHARES, 0, SplitOptions("place", degrees))
+        report, _ = split_op.split(vs.open(collection.store)._snapshot, SHARES, 0, SplitOptions("place", degrees))
         found = vs.open(collection.store)
         assert report.left_out == 0
         assert report.samples == Counter(s.split for s in found)
@@ -368,15 +368,15 @@ def pictured(number):
 @pytest.mark.parametrize("balance", [False, True])
 def test_images_that_look_alike_stay_together(tmp_path, by, balance):
     collection = grid_collection(tmp_path, step=2, pixels=pictured)
-    plain = split_op.split(collection._snapshot, SHARES, 1, SplitOptions(by, 2e-3 if by == "place" else None))
+    plain, _ = split_op.split(collection._snapshot, SHARES, 1, SplitOptions(by, 2e-3 if by == "place" else None))
     assert plain.near_duplicates is None
     assert any("look alike" in line for line in plain.not_checked)
     given = {s.id: s.split for s in vs.open(collection.store)}
-    told = split_op.split(vs.open(collection.store)._snapshot, SHARES, 0, SplitOptions(duplicates=True), given=given)
+    told, _ = split_op.split(vs.open(collection.store)._snapshot, SHARES, 0, SplitOptions(duplicates=True), given=given)
     assert splits_of(vs.open(collection.store)) == given
     assert told.near_duplicates > 15
     options = SplitOptions(by, 2e-3 if by == "place" else None, 0.0, balance, duplicates=True)
-    report = split_op.split(vs.open(collection.store)._snapshot, SHARES, 1, options)
+    report, _ = split_op.split(vs.open(collection.store)._snapshot, SHARES, 1, options)
     found = splits_of(assert_store_ok(collection.store))
     assert report.near_duplicates == 0
     assert all(found[str(n)] == found[str(n + 100)] for n in range(44))
@@ -400,7 +400,7 @@ def test_groups_follow_the_samples_that_keep_their_split(tmp_path):
     assert splits_of(whole) == {s.id: s.split for s in first} | found | {str(n): "abc"[n % 3] for n in range(100)}
     placed = vs.open(first.store).select(ids="101").split(by="place", block=1.0)
     assert {s.split for s in placed} < {*SHARES}  # its block has several splits, of which no sample touches it
-    report = split_op.split(
+    report, _ = split_op.split(
         vs.open(first.store)._snapshot, SHARES, 0, SplitOptions("place", 1.0, 1.0), positions=np.array([101])
     )
     assert report.left_out == 1

@@ -178,7 +178,7 @@ def split(options: argparse.Namespace) -> int:
         raise UsageError("--bits says how alike images are that are not looked for", hint="add --duplicates")
     duplicates = options.duplicates if options.bits is None else options.bits
     with open_progress(options, "chip") as progress, open_client(options) as client:
-        report = split_store(
+        report, _ = split_store(
             open_snapshot(options.store),
             {"train": options.train, "test": options.test, "validate": options.validate},
             options.seed,
@@ -210,7 +210,7 @@ def assign(options: argparse.Namespace) -> int:
     given = {str(name): column for name, column in read_csv(options.file).items()} if options.file else {}
     snapshot = open_snapshot(options.store)
     everything = np.arange(snapshot.version.samples)
-    report = assign_columns(snapshot, everything, given | dict.fromkeys(options.remove))
+    report, _ = assign_columns(snapshot, everything, given | dict.fromkeys(options.remove))
     counts = [f"{name}: {plural(count, 'value')}" for name, count in report.columns.items()]
     told = "; ".join(counts + [f"{name}: removed" for name in report.removed])
     tell(options, asdict(report), f"{report.store}: version {report.version}, {told}")

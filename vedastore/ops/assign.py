@@ -44,8 +44,8 @@ class AssignReport:
     removed: tuple[str, ...]
 
 
-def assign(snapshot: Snapshot, positions: Positions, given: Mapping[str, Any]) -> AssignReport:
-    """Commit a version in which the samples at some positions have values; see ``Collection.assign``.
+def assign(snapshot: Snapshot, positions: Positions, given: Mapping[str, Any]) -> tuple[AssignReport, Snapshot]:
+    """Commit a version in which the samples at some positions have values, and open it; see ``Collection.assign``.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def assign(snapshot: Snapshot, positions: Positions, given: Mapping[str, Any]) -
     }
     changed = commit_columns(snapshot, columns)
     counts = {name: len(column) - column.null_count for name, column in columns.items() if column is not None}
-    return AssignReport(snapshot.objects.url, changed.version, counts, removed)
+    return AssignReport(snapshot.objects.url, changed.version.version, counts, removed), changed
 
 
 def _check_names(names: list[str], removed: tuple[str, ...], added: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,19 +41,8 @@ _PAUSE_LIMIT: Final = 16
 _TOLD: Final = ("image_digest", "label", "split")
 
 
-@dataclass(frozen=True, slots=True)
-class EditReport:
-    """What was committed: the version, and how many samples it has other labels of, has no more, and has new."""
-
-    store: str
-    version: str
-    updated: int
-    removed: int
-    added: int
-
-
-def edit(snapshot: Snapshot, edits: Edits, *, workers: int | None = None) -> EditReport:
-    """Commit a version with some edits.
+def edit(snapshot: Snapshot, edits: Edits, *, workers: int | None = None) -> Snapshot:
+    """Commit a version with some edits, and open it; nothing is read for that.
 
     Where others have committed meanwhile, the edits are made to what is there now, as long as nobody has changed the
     same samples.
@@ -74,16 +63,13 @@ def edit(snapshot: Snapshot, edits: Edits, *, workers: int | None = None) -> Edi
     for attempt in range(TRIES):
         started = time.monotonic()
         try:
-            version = _commit(head, edits, workers)
+            return _commit(head, edits, workers)
         except ConflictError:
             if attempt == TRIES - 1:
                 raise
             longest = (time.monotonic() - started) * min(2**attempt, _PAUSE_LIMIT)
             time.sleep(random.uniform(0, longest))  # noqa: S311 - writers are to part
             head = _rebase(snapshot, edits)
-        else:
-            counts = len({*edits.labels, *edits.splits}), len(edits.removed), len(edits.added)
-            return EditReport(snapshot.objects.url, version.version, *counts)
     raise AssertionError
 
 
@@ -121,7 +107,7 @@ def _rebase(base: Snapshot, edits: Edits) -> Snapshot:
     return head
 
 
-def _commit(head: Snapshot, edits: Edits, workers: int | None) -> Version:
+def _commit(head: Snapshot, edits: Edits, workers: int | None) -> Snapshot:
     """Make the edits to a version, and commit what comes of it."""
     with Write(head.objects, onto=head.root) as write, scratch_errors(), Ledger() as ledger:
         base = _with_room(write, head)
@@ -130,8 +116,8 @@ def _commit(head: Snapshot, edits: Edits, workers: int | None) -> Version:
         named = buckets | {name: head.root.buckets()[name] for name in reused}
         version = _write_version(write, base, ledger, edits, plan, buckets=named)
         write_metadata(write, buckets)
-        write.commit(version)
-    return version
+        root = write.commit(version)
+    return Snapshot(head.objects, root, version)
 
 
 def _with_room(write: Write, head: Snapshot) -> Snapshot:

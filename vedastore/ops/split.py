@@ -81,8 +81,10 @@ def split(
     workers: int | None = None,
     client: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
-) -> SplitReport:
-    """Commit a version in which samples, those at some positions or all, are of splits; see ``Collection.split``.
+) -> tuple[SplitReport, Snapshot]:
+    """Commit a version in which samples, those at some positions or all, are of splits, and open it.
+
+    See ``Collection.split``.
 
     Raises
     ------
@@ -120,11 +122,11 @@ def split(
         found = Allotment(np.array([names.get(i) for i in facts.ids], dtype=object))
     chosen[at] = np.where(facts.own, found.splits, facts.kept)
     leaks = find_leaks(boxes[at], chosen[at], options.buffer, likeness, options.bits)
-    version = commit_columns(snapshot, {"split": pa.array(chosen.tolist(), "string")}).version
+    changed = commit_columns(snapshot, {"split": pa.array(chosen.tolist(), "string")})
     counts = Counter(name or "" for name in chosen.tolist())
-    return SplitReport(
+    report = SplitReport(
         snapshot.objects.url,
-        version,
+        changed.version.version,
         dict(sorted(counts.items())),
         found.left_out,
         leaks.touching,
@@ -136,6 +138,7 @@ def split(
         leaks.checked,
         leaks.not_checked,
     )
+    return report, changed
 
 
 def _read_samples(snapshot: Snapshot) -> tuple[list[str], Array, Array]:

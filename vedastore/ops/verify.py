@@ -9,6 +9,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pyarrow.compute as pc
 
 from vedastore.errors import StoreError

@@ -14,17 +14,17 @@ from vedastore.io import geometry
 from vedastore.spec.tables import GEOMETRY_COLUMNS
 from vedastore.store.commit import Write
 from vedastore.store.gather import gather
+from vedastore.store.snapshot import Snapshot
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vedastore.spec.root import IndexFile, Root, Version
-    from vedastore.store.snapshot import Snapshot
 
 
-def commit_columns(snapshot: Snapshot, columns: Mapping[str, Any]) -> Version:
-    """Commit a version whose ``samples`` have other columns, and return it.
+def commit_columns(snapshot: Snapshot, columns: Mapping[str, Any]) -> Snapshot:
+    """Commit a version whose ``samples`` have other columns, and open it; nothing is read for that.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def commit_columns(snapshot: Snapshot, columns: Mapping[str, Any]) -> Version:
             index=index,
             parts=(),
         )
-        write.commit(changed)
-    return changed
+        root = write.commit(changed)
+    return Snapshot(snapshot.objects, root, changed)
 
 
 def flatten(write: Write, snapshot: Snapshot) -> Version:

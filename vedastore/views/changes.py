@@ -8,7 +8,6 @@ from vedastore.errors import UsageError
 from vedastore.ops import assign as assign_op
 from vedastore.ops import split as split_op
 from vedastore.ops.allotment import SplitOptions
-from vedastore.store.snapshot import open_version
 from vedastore.views.arrays import Arrays
 from vedastore.views.edits import Edit
 
@@ -92,7 +91,7 @@ class Changes(Arrays):
         ConflictError
             When the store has changed since it was opened.
         """
-        report = split_op.split(
+        _, changed = split_op.split(
             self._snapshot,
             {"train": train, "test": test, "validate": validate},
             seed,
@@ -103,9 +102,7 @@ class Changes(Arrays):
             client=client,
             progress=progress,
         )
-        return self._open(
-            open_version(self._snapshot.objects, report.version), None if self._whole else self._positions
-        )
+        return self._open(changed, None if self._whole else self._chosen)
 
     def assign(self, columns: Any = None, /, **named: Any) -> Self:
         """Commit a version with further columns of ``samples``, and open it: results, written back to their samples.
@@ -141,10 +138,8 @@ class Changes(Arrays):
             hint = "give a mapping of names, a DataFrame, or names as keywords"
             raise UsageError(f"columns are {type(columns).__name__}, which has no names", hint=hint)
         given = {**({} if columns is None else dict(columns.items())), **named}
-        report = assign_op.assign(self._snapshot, self._positions, given)
-        return self._open(
-            open_version(self._snapshot.objects, report.version), None if self._whole else self._positions
-        )
+        _, changed = assign_op.assign(self._snapshot, self._positions, given)
+        return self._open(changed, None if self._whole else self._chosen)
 
     def edit(
         self,

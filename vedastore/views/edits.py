@@ -16,7 +16,6 @@ from vedastore.ops.changes import Edits, find
 from vedastore.ops.edit import edit
 from vedastore.ops.split import is_name
 from vedastore.spec.repairs import dump_exact, indent_of, parse_exact
-from vedastore.store.snapshot import open_version
 from vedastore.views.sample import Sample
 
 if TYPE_CHECKING:
@@ -84,8 +83,7 @@ class Edit(Generic[T]):
                 author=self._author,
                 message=self._message,
             )
-            report = edit(self._snapshot, edits, workers=self._workers)
-            self.collection = self._reopen(open_version(self._snapshot.objects, report.version))
+            self.collection = self._reopen(edit(self._snapshot, edits, workers=self._workers))
 
     def update_labels(self, labels: Mapping[str, Any]) -> None:
         """Give samples other labels; see ``Collection.update_labels``."""
