@@ -225,5 +225,7 @@ class Write:
         except StoreError as error:
             message = f"the commit failed, and the root cannot be read back: {error.message}"
             raise UnknownOutcomeError(message, where=error.where) from error
-        versions = () if current is None else current[0].versions  # others may have built on ours meanwhile
-        return any(keys.is_of_write(file.key, self.write_id) for v in versions for file in v.files)
+        if current is None:
+            return False
+        built = any(keys.is_of_write(file.key, self.write_id) for v in current[0].versions for file in v.files)
+        return built or current[0].write_id == self.write_id  # others may have built on ours meanwhile
