@@ -66,8 +66,8 @@ Results go to stdout; errors, and a progress bar on a terminal, go to stderr. A 
 why, and what to do. With `--json` it is a document `{"error": {"kind", "message", "where", "hint"}}` on stdout too.
 Where a release is refused it also has `rule`, the [rule](rules.md) that is broken."""
 JSON_KEYS = {
-    "convert": "store version samples features task classes label_coords fidelity content read skipped skipped_samples"
-    " kept_members findings",
+    "convert": "store version samples features task classes label_coords fidelity content read resumed skipped"
+    " skipped_samples kept_members findings",
     "convert A B": "versions",
     "export": "dest version samples members identical equivalent bytes rewritten left_out request",
     "validate": "ok samples task classes label_coords errors warnings notes findings problems",
