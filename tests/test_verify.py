@@ -75,6 +75,22 @@ def test_an_object_cut_or_absent_is_named(store, cut):
     assert vs.open(store).verify().ok
 
 
+def test_of_a_version_in_parts_only_the_file_that_is_damaged_is_named(store):
+    vs.open(store).remove("1").update_labels({"2": vs.open(store)["3"].feature})
+    tables = sorted(store.glob("index/*/*.parquet"))
+    assert [p.name for p in tables].count("part-samples.parquet") == 2
+    for path in tables:
+        whole = path.read_bytes()
+        for data in (None, whole[:-9], bytes(4) + whole[4:], whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:]):
+            path.unlink()
+            if data is not None:
+                path.write_bytes(data)
+            report = vs.open(store).verify()
+            assert {p.where for p in report.problems} == {str(path.relative_to(store))}, report
+            path.write_bytes(whole)
+    assert vs.open(store).verify().ok
+
+
 def test_pixels_of_another_store_are_found(store, tmp_path):
     """A shard that is whole, but not the one that was committed."""
     vs.convert(make_release(5, seed=9).tar_gz(tmp_path / "other.tar.gz"), tmp_path / "other.zarr")

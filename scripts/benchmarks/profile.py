@@ -30,6 +30,7 @@ from vedastore.io.deflate import ParallelGzipWriter
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
 from vedastore.io.objects import LocalObjects
+from vedastore.io.tar import TarWriter
 from vedastore.model import LabelOptions
 from vedastore.spec import release as rules
 from vedastore.spec.arrays import ChipSpec
@@ -195,7 +196,7 @@ def export_stages(at: Places, limit_read: float) -> list[Stage]:
                 writer.write(tar[start : start + READ_BYTES])
 
     def pack() -> None:
-        written = archive.TarWriter(len)
+        written = TarWriter(len)
         for member in images:
             written.add(member.name, member.data, mtime=0, is_dir=False)
 

@@ -21,6 +21,7 @@ from vedastore.io.gzip import GzipReader
 from vedastore.io.inflate import HashedFile, InflatedFile, is_worth
 from vedastore.io.prefix import iter_prefix
 from vedastore.io.s3 import S3
+from vedastore.io.tar import TarWriter
 from vedastore.model import DEFAULT_LIMITS, ImageHalf, LabelHalf
 from vedastore.spec.arrays import ChipSpec
 from vedastore.spec.labels import parse_label
@@ -297,7 +298,7 @@ class SectionWriter:
     def __init__(self, *, compress: bool, level: int = DEFAULT_LEVEL) -> None:
         self._deflater = SectionDeflater(level) if compress else None
         self._plain = bytearray()
-        self._tar = archive.TarWriter(self._deflater.write if self._deflater else self._plain.extend)
+        self._tar = TarWriter(self._deflater.write if self._deflater else self._plain.extend)
 
     def add(self, name: str, data: bytes, *, is_dir: bool = False) -> None:
         """Write one member."""
@@ -319,7 +320,7 @@ class ReleaseWriter:
     def __init__(self, file: IO[bytes], *, compress: bool, executor: Executor, level: int = DEFAULT_LEVEL) -> None:
         self._file = file
         self._gzip = ParallelGzipWriter(file, executor, level=level) if compress else None
-        self._tar = archive.TarWriter(self._gzip.write if self._gzip else file.write)
+        self._tar = TarWriter(self._gzip.write if self._gzip else file.write)
 
     def add(self, name: str, data: bytes, *, is_dir: bool = False) -> None:
         """Write one member.
@@ -351,7 +352,7 @@ class ReleaseWriter:
             self._gzip.close()
 
 
-def _add_member(tar: archive.TarWriter, name: str, data: bytes, *, is_dir: bool) -> None:
+def _add_member(tar: TarWriter, name: str, data: bytes, *, is_dir: bool) -> None:
     if fault := archive.name_fault(name):
         raise StoreError(f"the name of a member {fault}", where=name)
     tar.add(name, data, mtime=EXPORT_MTIME, is_dir=is_dir)

@@ -1,4 +1,4 @@
-"""Tar streams and extracted directories, read strictly and never extracted; and a tar writer.
+"""Tar streams and extracted directories, read strictly and never extracted.
 
 Reads ustar, GNU and pax headers (POSIX.1-2024, ``pax``; GNU tar manual, "Basic Tar Format"). What a release has no use
 for (links, devices, sparse files, names that point elsewhere) and whatever two tar programs could read differently is
@@ -12,7 +12,6 @@ import os
 import re
 import stat
 import struct
-import tarfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -215,45 +214,6 @@ def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> I
         else:
             yield Unread(name, ordinal, status.st_size, entry.path)
         ordinal += 1
-
-
-class TarWriter:
-    """Write a GNU tar stream that depends on nothing but what is added.
-
-    Parameters
-    ----------
-    write : callable
-        Receives the bytes in order.
-    """
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-        self._written_bytes = 0
-
-    def add(self, name: str, data: bytes, *, mtime: int = 0, is_dir: bool = False) -> None:
-        """Append one member, its name written exactly as given."""
-        info = tarfile.TarInfo()
-        info.size = len(data)
-        info.mtime = mtime
-        info.mode, info.type = (0o755, tarfile.DIRTYPE) if is_dir else (0o644, tarfile.REGTYPE)
-        # Not tobuf(): it would add a slash to a directory's name.
-        header = info.create_gnu_header({**info.get_info(), "name": name}, "utf-8", "strict")
-        for part in (header, data, bytes(-len(data) % _BLOCK)):
-            self._write(part)
-            self._written_bytes += len(part)
-
-    @property
-    def written_bytes(self) -> int:
-        """The bytes so far."""
-        return self._written_bytes
-
-    def adopt(self, size: int) -> None:
-        """Count bytes that another writer has made of members, which follow here."""
-        self._written_bytes += size
-
-    def close(self) -> None:
-        """Write the end marker, padded to a whole record; call it once."""
-        self._write(bytes(2 * _BLOCK + -(self._written_bytes + 2 * _BLOCK) % tarfile.RECORDSIZE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vedastore.io.objects import Objects
     from vedastore.ops.workers import Team
-    from vedastore.spec.root import IndexFile, Root
+    from vedastore.spec.root import IndexFile, Root, Version
     from vedastore.store.snapshot import Snapshot
 
 _REQUESTS: Final = 8
@@ -154,9 +154,18 @@ def _check_index(snapshot: Snapshot, team: Team) -> Iterator[Finding]:
     for file, (read, found) in zip(version.files, team.map(_check_file, _each(version.files), _REQUESTS), strict=True):
         unread |= set() if read else {file.key}
         yield from found
-    tables = [table for table, file in version.index.items() if file.key not in unread]
+    tables = [table for table in version.index if unread.isdisjoint(_files_behind(version, table))]
     for found in team.map(_check_table, _each(tables), _REQUESTS):
         yield from found
+
+
+def _files_behind(version: Version, table: str) -> set[str]:
+    """Return the keys of what a table is read from: in a version with parts, those of ``samples`` tell what counts."""
+    if not version.parts or table not in {"samples", "features"}:
+        return {version.index[table].key}
+    parts = [file for part in version.parts for file in (part.samples, part.removed) if file is not None]
+    features = [version.index["features"], *(part.features for part in version.parts)] if table == "features" else []
+    return {file.key for file in (version.index["samples"], *parts, *features)}
 
 
 def _each(items: Iterable[Any]) -> Iterator[tuple[Any, int]]:
@@ -185,7 +194,8 @@ def _check_table(snapshot: Snapshot, table: str) -> list[Finding]:
         checks = {"samples": _check_samples, "features": _check_features}
         return [*checks[table](snapshot)] if table in checks else []
     except StoreError as error:
-        return [Finding("index", error.message, snapshot.version.index[table].key)]
+        key = (error.where or "").removeprefix(f"{snapshot.objects.url}/") or snapshot.version.index[table].key
+        return [Finding("index", error.message, key)]
 
 
 def _check_samples(snapshot: Snapshot) -> Iterator[Finding]:
