@@ -154,7 +154,7 @@ def _added_members(base: Snapshot, edits: Edits) -> Iterator[Member]:
     for sample_id, (image, label) in edits.added.items():
         for name, data in ((f"{top}images/{sample_id}.tif", image), (f"{top}labels/{sample_id}.json", label)):
             fault = name_fault(name)
-            if fault or classify(name).id != sample_id:
+            if not sample_id or fault or classify(name).id != sample_id:
                 raise UsageError(f"{sample_id!r} cannot be the name of a file", hint="give the sample another id")
             yield Member(name, data, next(ordinal), is_dir=False)
 
