@@ -231,3 +231,10 @@ def test_a_release_that_fails_leaves_those_before_it(tmp_path):
         vs.convert(sources, tmp_path / "s.zarr")
     assert vs.open(tmp_path / "s.zarr").versions == ("1.0.1",)
     assert_store_ok(tmp_path / "s.zarr", FIRST)
+
+
+def test_a_name_of_a_version_stays_on_its_line(tmp_path, capsys):
+    vs.convert(make_release(1).tar_gz(tmp_path / "r.tar.gz"), tmp_path / "s.zarr", version="a\nb")
+    assert main(["versions", str(tmp_path / "s.zarr")]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(r"a\nb  ")

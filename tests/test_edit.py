@@ -331,6 +331,12 @@ def both(collection):
         e.update_labels({"1": {}})
 
 
+def after_the_block(collection):
+    with collection.edit() as e:
+        pass
+    e.remove("1")
+
+
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [
@@ -351,6 +357,15 @@ def both(collection):
         (lambda c: c.update_labels([]), vs.errors.UsageError, "labels come by id"),
         (lambda c: c.update_labels({1: {}}), vs.errors.UsageError, "1 is no id"),
         (lambda c: c.update_labels({"1": {}}, version="1.0.1"), vs.errors.UsageError, "a version '1.0.1' already"),
+        (lambda c: c.add({"": (plain_tiff(pixels_of()), {})}), vs.errors.UsageError, "'' cannot be the name of a file"),
+        (lambda c: c.remove(3), vs.errors.UsageError, "3 is no id"),
+        (lambda c: c.remove("1", author=3), vs.errors.UsageError, "author is 3"),
+        (lambda c: c.remove("1", message="m" * 5000), vs.errors.UsageError, "message has 5000 characters"),
+        (lambda c: c.remove("1", version=2), vs.errors.UsageError, "version is 2"),
+        (lambda c: c.edit().set_split("train"), vs.errors.UsageError, "splits come by id"),
+        (lambda c: c.edit().update_meta([]), vs.errors.UsageError, "values come by key"),
+        (lambda c: c.diff(3), vs.errors.UsageError, "3 is nothing to compare with"),
+        (after_the_block, vs.errors.UsageError, "these edits have ended"),
         (lambda c: edit_meta(c, bbox=[]), vs.errors.UsageError, "bbox cannot be set"),
         (both, vs.errors.UsageError, "is changed and removed"),
         (twice, vs.errors.UsageError, "no GeoJSON Feature"),

@@ -242,8 +242,8 @@ def versions(options: argparse.Namespace) -> int:
     told = ("version", "created", "samples", "features", "parent", "author", "message")
     found = [{name: getattr(v, name) for name in told} for v in versions(options.store)]
     lines = (
-        f"{v['version']}  {v['created']}  {v['samples']} samples, {v['features']} features"
-        + (f"  made from {v['parent']}" if v["parent"] is not None else "")
+        f"{escape(v['version'])}  {v['created']}  {v['samples']} samples, {v['features']} features"
+        + (f"  made from {escape(v['parent'])}" if v["parent"] is not None else "")
         + "".join(f"  {escape(v[name])}" for name in ("author", "message") if v[name])
         for v in found
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _UNITS: Final = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_TEXT_CHARS: Final = 4096
 
 
 def parse_limits(texts: Iterable[str]) -> Limits:
@@ -34,6 +35,15 @@ def parse_limits(texts: Iterable[str]) -> Limits:
             raise UsageError(f"the limit {name} is {value!r}", hint=hint)
         chosen[name] = int(number[1]) * _UNITS[number[2]]
     return Limits(**chosen)
+
+
+def check_texts(**texts: str | None) -> None:
+    """Refuse names and notes that are no texts, or long ones: the root document has those of all versions."""
+    for name, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise UsageError(f"{name} is {text!r:.80}", hint="give a text")
+        if text is not None and len(text) > _TEXT_CHARS:
+            raise UsageError(f"{name} has {len(text)} characters", hint=f"give at most {_TEXT_CHARS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +73,4 @@ class ConvertOptions:
             if value not in allowed:
                 told = ", ".join(repr(a) for a in allowed if a is not None)
                 raise UsageError(f"{option} is {value!r}", hint=f"it can be {told}")
+        check_texts(name=self.name, version=self.version)

@@ -357,10 +357,12 @@ class Collection(Changes):
         Raises
         ------
         UsageError
-            When there is no such version.
+            When there is no such version, or ``other`` is neither.
         StoreError
             When an index is damaged.
         """
+        if not isinstance(other, str | Collection):
+            raise UsageError(f"{other!r:.80} is nothing to compare with", hint="give a version's name or a collection")
         whole = self._whole and (isinstance(other, str) or other._whole)  # noqa: SLF001 - one of the same class
         mine = None if whole else self._positions
         if isinstance(other, str):

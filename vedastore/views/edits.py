@@ -14,6 +14,7 @@ from vedastore.errors import UsageError
 from vedastore.io.tiff import dump_geotiff
 from vedastore.ops.changes import Edits, find
 from vedastore.ops.edit import edit
+from vedastore.ops.options import check_texts
 from vedastore.ops.split import is_name
 from vedastore.spec.repairs import dump_exact, indent_of, parse_exact
 from vedastore.views.sample import Sample
@@ -51,6 +52,7 @@ class Edit(Generic[T]):
         version: str | None,
         workers: int | None,
     ) -> None:
+        check_texts(author=author, message=message, version=version)
         self.collection = collection
         self._snapshot, self._reopen = snapshot, reopen
         for told, value in (("author", author), ("message", message), ("version", version)):
@@ -62,6 +64,7 @@ class Edit(Generic[T]):
         self._added: dict[str, tuple[bytes, bytes]] = {}
         self._splits: dict[str, str | None] = {}
         self._meta: dict[str, Any] = {}
+        self._ended = False
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +73,8 @@ class Edit(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit what was edited; nothing of it after an error."""
+        self._check_open()
+        self._ended = True
         if error is None and (self._labels or self._removed or self._added or self._splits or self._meta):
             meta = self._dump_meta() if self._meta else None
             edits = Edits(
@@ -87,8 +92,8 @@ class Edit(Generic[T]):
 
     def update_labels(self, labels: Mapping[str, Any]) -> None:
         """Give samples other labels; see ``Collection.update_labels``."""
-        if not isinstance(labels, Mapping):
-            raise UsageError("labels come by id", hint="give a dictionary: {id: label}")
+        self._check_open()
+        _check_mapping(labels, "labels come by id", "{id: label}")
         ids = list(labels)
         positions = find(self._snapshot, [_parse_id(i) for i in ids]).tolist()
         for sample_id, position in zip(ids, positions, strict=True):
@@ -97,12 +102,14 @@ class Edit(Generic[T]):
 
     def remove(self, ids: Iterable[str] | str) -> None:
         """Leave samples out; see ``Collection.remove``."""
+        self._check_open()
         if not isinstance(ids, Iterable):
-            raise UsageError(f"{ids!r:.80} is no id, and no list of them")
+            raise UsageError(f"{ids!r:.80} is no id", hint="the id of a sample is a text; give one, or several")
         self._removed |= dict.fromkeys(map(_parse_id, [ids] if isinstance(ids, str) else ids))
 
     def add(self, samples: Any) -> None:
         """Add samples; see ``Collection.add``."""
+        self._check_open()
         for sample_id, image, label in _iter_added(samples, self._snapshot.version):
             if sample_id in self._added:
                 raise UsageError(f"two samples with the id {sample_id!r} are added")
@@ -110,8 +117,8 @@ class Edit(Generic[T]):
 
     def set_split(self, splits: Mapping[str, Any]) -> None:
         """Put samples into splits, by id; None takes one out of its split."""
-        if not isinstance(splits, Mapping):
-            raise UsageError("splits come by id", hint="give a dictionary: {id: split}")
+        self._check_open()
+        _check_mapping(splits, "splits come by id", "{id: split}")
         for sample_id, name in splits.items():
             if name is not None and not is_name(name):
                 raise UsageError(f"the split of {sample_id!r} is {name!r}", hint="a split is a text, or None")
@@ -126,8 +133,8 @@ class Edit(Generic[T]):
             For what follows from the samples (``classes``, ``nclasses``, ``bbox``, ``mlType``), and for the version,
             which ``edit(version=)`` names.
         """
-        if not isinstance(values, Mapping):
-            raise UsageError("values of meta.json come by key", hint="give a dictionary: {key: value}")
+        self._check_open()
+        _check_mapping(values, "values come by key", "{key: value}")
         for name, value in _as_json(dict(values)).items():
             if name in _KEPT or name == "version":
                 hint = "name it with edit(version=)" if name == "version" else "it follows from the samples"
@@ -135,6 +142,11 @@ class Edit(Generic[T]):
             if name == "name" and (not isinstance(value, str) or not value):
                 raise UsageError(f"the name is {value!r}", hint="a name is a text")
             self._meta[name] = value
+
+    def _check_open(self) -> None:
+        """Refuse what would be lost: nothing commits what is edited behind the block."""
+        if self._ended:
+            raise UsageError("these edits have ended", hint="begin others with collection.edit()")
 
     @property
     def _field(self) -> str:
@@ -146,6 +158,11 @@ class Edit(Generic[T]):
         if not isinstance(document, dict):
             raise UsageError("meta.json is no object, and so it has no keys", where=self._snapshot.objects.url)
         return dump_exact(document | self._meta, indent_of(b"" if member is None else member.data))
+
+
+def _check_mapping(values: Any, told: str, form: str) -> None:
+    if not isinstance(values, Mapping):
+        raise UsageError(told, hint=f"give a dictionary: {form}")
 
 
 def _parse_id(sample_id: Any) -> str:
