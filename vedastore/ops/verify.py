@@ -117,9 +117,19 @@ def implied_metadata(root: Root) -> dict[str, bytes]:
     return documents
 
 
-def check_metadata(objects: Objects) -> Iterator[Finding]:
-    """Compare the metadata with what the root document says, and the copy of the root with it, where there is one."""
-    root = require_root(objects)
+def check_metadata(objects: Objects) -> list[Finding]:
+    """Compare the metadata with what the root document says, and the copy of the root with it, where there is one.
+
+    Where another writer commits meanwhile, that is done again with the new root: its metadata are others.
+    """
+    while True:
+        root = require_root(objects)
+        found = [*_compare_metadata(objects, root)]
+        if not found or require_root(objects).write_id == root.write_id:
+            return found
+
+
+def _compare_metadata(objects: Objects, root: Root) -> Iterator[Finding]:
     expected = implied_metadata(root)
     copy = keys.root_copy(root.write_id)
     if objects.size(copy) is not None:
