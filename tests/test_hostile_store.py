@@ -24,7 +24,7 @@ import zstandard
 
 import vedastore as vs
 from tests.builders import make_release
-from vedastore.spec.root import ATTRIBUTE, _checksum, dump_json, seal
+from vedastore.spec.root import ATTRIBUTE, FORMAT_PARTS, _checksum, dump_json, seal
 
 MIB = 2**20
 LIMIT_BYTES = 512 * MIB
@@ -189,7 +189,7 @@ def check(sound, tmp_path, cases):
 # ------------------------------------------------------------------------------------------------- the root document
 
 
-def edit_root(store, change, dump=dump_json):
+def edit_root(store, change, dump=None):
     """Change the body of the root document and of its copy, and make its checksum fit."""
     document = json.loads((store / "zarr.json").read_bytes())
     body = document["attributes"][ATTRIBUTE]
@@ -197,9 +197,10 @@ def edit_root(store, change, dump=dump_json):
     body.pop("checksum")
     change(body)
     body["checksum"] = _checksum(body)
-    (store / "zarr.json").write_bytes(dump(document))
+    data = dump(document) if dump else dump_json(document, indent=None if body.get("format") == FORMAT_PARTS else 1)
+    (store / "zarr.json").write_bytes(data)
     if copy.exists():
-        copy.write_bytes(dump(document))
+        copy.write_bytes(data)
 
 
 def version(**changes):
