@@ -1,7 +1,7 @@
 """Storage that fails, and processes that are killed, at one operation of storage.
 
 Whatever happens, a reader sees the old version or the new one, whole; what was acknowledged is there; a retry succeeds.
-In every run a few places are tried, with ``-m slow`` every seventh, and all where VEDASTORE_SWEEP=all is set.
+In every run a few places are tried, with ``-m slow`` every 23rd, and all where VEDASTORE_SWEEP=all is set.
 """
 
 import os
@@ -13,7 +13,7 @@ from tests.figures import count
 from tests.operations import OPERATIONS
 from tests.rig import PLACES, Rig
 
-STEP = 1 if os.environ.get("VEDASTORE_SWEEP") == "all" else 7
+STEP = 1 if os.environ.get("VEDASTORE_SWEEP") == "all" else 23
 
 
 @pytest.fixture(scope="module")

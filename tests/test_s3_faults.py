@@ -15,7 +15,7 @@ from tests.rig import FULL, UNKNOWN, Ready, Rig
 from tests.s3_server import BUCKET, Proxy, environment, moto_server
 
 FAULTS = ("lose", "drop", 500, 503, 409, 412, "hang", "cut")
-STEP = 1 if os.environ.get("VEDASTORE_SWEEP") == "all" else 5
+STEP = 1 if os.environ.get("VEDASTORE_SWEEP") == "all" else 13
 CONFLICT = 4
 
 
