@@ -167,6 +167,15 @@ class LocalObjects:
                         status = path.lstat()
                         yield path.relative_to(self.path).as_posix(), status.st_size, status.st_mtime
 
+    def sync(self, key: str) -> None:
+        """Sync a file; `claim` has done so with directories."""
+        with self._translated(key):
+            descriptor = os.open(self.path / key, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
     def copy(self, source: str, key: str) -> None:
         """Make a file of another one."""
         self.write(key, [self.read(source)])
@@ -189,6 +198,8 @@ class LocalObjects:
                     with self._translated(""):
                         told, keeps = renew(os.pread(descriptor, _MARKER_BYTES, 0))
                         self._clear([*self._drafts(), *(self._drafts_below(ours) if keeps else ours)])
+                        for folder, _, _ in os.walk(self.path):  # whoever made them may not have come so far
+                            _sync_directory(Path(folder))
                         os.ftruncate(descriptor, 0)
                         os.pwrite(descriptor, told, 0)
                         os.fsync(descriptor)

@@ -68,6 +68,9 @@ class Objects(Protocol):
     def entries(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
         """Yield every object below a folder: key, bytes, and when it was written, seconds since 1970."""
 
+    def sync(self, key: str) -> None:
+        """Make an object durable that another writer may have left; `write` has done so for one's own."""
+
     def copy(self, source: str, key: str) -> None:
         """Make an object of another one, as it is now."""
 

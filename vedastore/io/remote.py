@@ -110,6 +110,9 @@ class S3Objects:
         for entry in self._s3.list_entries(below=f"{folder}/" if folder else ""):
             yield entry.key, entry.size_bytes, entry.modified
 
+    def sync(self, key: str) -> None:
+        """Do nothing: what is there is durable."""
+
     def copy(self, source: str, key: str) -> None:
         """Have S3 make an object of another one."""
         self._s3.copy(source, key)

@@ -167,7 +167,9 @@ class Write:
             if self.objects.size(origin) != size or self.objects.read(origin, draft.chunks_bytes) != index:
                 return None
             self.note(key)
-            if origin != key:
+            if origin == key:
+                self.objects.sync(key)  # who wrote it may not have come so far
+            else:
                 self.objects.copy(origin, key)
         except StoreError:  # its writer may be at work still, and remove it
             return None
