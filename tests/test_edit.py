@@ -464,3 +464,10 @@ def test_damaged_chips_are_not_gathered(store, tmp_path):
 def remove_each(collection, ids):
     for sample_id in ids:
         collection = collection.remove(sample_id)
+
+
+def test_a_split_is_not_by_who_has_edited_before(store):
+    _, first = store
+    found = first.remove("1", author="Ada", message="blurred").split(train=50, test=50, validate=0)
+    told = [(v.author, v.message) for v in found._snapshot.root.versions]
+    assert told == [(None, None), ("Ada", "blurred"), (None, None)]

@@ -50,6 +50,8 @@ def commit_columns(snapshot: Snapshot, columns: Mapping[str, Any]) -> Snapshot:
             created=now(),
             index=index,
             parts=(),
+            author=None,  # whoever made the version before has not made this one
+            message=None,
         )
         root = write.commit(changed)
     return Snapshot(snapshot.objects, root, changed)
