@@ -1,5 +1,6 @@
 """All or nothing: killed, full, raced for, or overwritten, a store is the old one or the new one."""
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -187,6 +188,25 @@ def test_only_one_of_many_swaps(tmp_path):
     assert len(won) == 1
     assert (tmp_path / "zarr.json").read_bytes() == b"%d" % won[0]
     assert [p.name for p in tmp_path.iterdir()] == ["zarr.json"]
+
+
+def test_a_root_is_read_whole_while_others_take_its_place(tmp_path):
+    objects, documents = LocalObjects(tmp_path), [b"short", b"l" * 2**16]
+    objects.replace("zarr.json", documents[0])
+    done = threading.Event()
+
+    def swap():
+        for turn in range(1000):
+            objects.replace("zarr.json", documents[turn % 2])
+        done.set()
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    seen = set()
+    while not done.is_set():
+        seen.add(objects.read_tagged("zarr.json", 2**20))
+    swapper.join()
+    assert seen == {(document, hashlib.sha256(document).hexdigest()) for document in documents}
 
 
 def test_collections_pickle(tmp_path):

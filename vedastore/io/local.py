@@ -88,13 +88,9 @@ class LocalObjects:
 
     def size(self, key: str) -> int | None:
         """Return an object's bytes."""
-        try:
-            with self._translated(key):
-                return (self.path / key).stat().st_size
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                return None
-            raise
+        with self._none_if_missing(), self._translated(key):
+            return (self.path / key).stat().st_size
+        return None
 
     def write(self, key: str, parts: Iterable[bytes]) -> int:
         """Write a whole object, a file and its directory, both synced; it has its name once it is whole.
@@ -119,14 +115,13 @@ class LocalObjects:
         return size
 
     def read_tagged(self, key: str, most: int) -> tuple[bytes, str] | None:
-        """Return an object with the SHA-256 of its bytes as tag."""
-        size = self.size(key)
-        if size is None:
-            return None
-        if size > most:
-            raise StoreError(f"the object is too large, {size} bytes", where=f"{self.url}/{key}")
-        data = self.read(key, 0, size)
-        return data, hashlib.sha256(data).hexdigest()
+        """Return an object with the SHA-256 of its bytes as tag. It is opened once: another one may take its place."""
+        with self._none_if_missing(), self._opened(key) as (descriptor, size):
+            if size > most:
+                raise StoreError(f"the object is too large, {size} bytes", where=f"{self.url}/{key}")
+            data = self._read_part(descriptor, key, 0, size)
+            return data, hashlib.sha256(data).hexdigest()
+        return None
 
     def swap(self, key: str, data: bytes, expected: str | None) -> None:
         """Replace an object atomically, under the directory's lock."""
@@ -288,6 +283,15 @@ class LocalObjects:
         """Return what there is not of a directory and its parents, the deepest first."""
         with self._translated(""):
             return tuple(p for p in (path, *path.parents) if not p.exists())
+
+    @contextmanager
+    def _none_if_missing(self) -> Iterator[None]:
+        """Leave the block where there is no such object."""
+        try:
+            yield
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:

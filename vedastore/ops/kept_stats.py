@@ -27,13 +27,13 @@ def read_kept(snapshot: Snapshot, bucket: str | None) -> dict[str, Any] | None:
         When they are damaged, or cannot be those of the version.
     """
     objects, key = snapshot.objects, stats_key(snapshot, bucket)
-    size = objects.size(key)
-    if size is None:
+    tagged = objects.read_tagged(key, LIMIT_BYTES)
+    if tagged is None:
         return None
     where = f"{objects.url}/{key}"
     hint = "stats --fresh measures again, and keeps what it finds"
     try:
-        return parse_stats(objects.read(key, 0, min(size, LIMIT_BYTES + 1)), snapshot.version, bucket)
+        return parse_stats(tagged[0], snapshot.version, bucket)
     except ValueError as error:
         raise StoreError(f"the statistics that are kept here are damaged: {error}", where=where, hint=hint) from None
 
