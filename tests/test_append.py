@@ -208,6 +208,16 @@ def test_refusals(tmp_path, capsys, options, code, told):
     assert sizes(store) == before
 
 
+def test_a_name_that_is_given_is_refused_before_the_release_is_read(tmp_path):
+    store = tmp_path / "s.zarr"
+    vs.convert(SMALL.tar(tmp_path / "1.tar"), store)
+    (tmp_path / "2.tar").write_bytes(b"no archive")
+    with pytest.raises(vs.errors.ConflictError, match=r"s\.zarr: the store has a version '1\.0\.1' already"):
+        vs.convert(tmp_path / "2.tar", store, mode="append", version="1.0.1")
+    with pytest.raises(vs.errors.ArchiveError):
+        vs.convert(tmp_path / "2.tar", store, mode="append", version="1.0.2")
+
+
 def test_another_collection_is_refused(tmp_path, capsys):
     store = tmp_path / "s.zarr"
     vs.convert(SMALL.tar(tmp_path / "1.tar"), store)

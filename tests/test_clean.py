@@ -52,6 +52,17 @@ def test_what_an_overwrite_replaced_goes_and_the_rest_stays(tmp_path, store):
     assert vs.clean(store, grace_days=0).removed == 0
 
 
+def test_who_reads_what_was_replaced_and_cleaned_is_told_to_open_it_again(tmp_path, store):
+    reader = vs.open(store)
+    vs.convert(make_release(5, seed=3).tar(tmp_path / "o.tar"), store, mode="overwrite")
+    assert reader[0].image.sum() > 0
+    vs.clean(store, grace_days=0)
+    for read in (lambda: reader[0].image, lambda: reader[0].label):
+        with pytest.raises(vs.errors.StoreError) as refused:
+            read()
+        assert "open the store again" in refused.value.hint
+
+
 def test_every_version_keeps_what_it_names(store, release):
     collection = vs.open(store).split().assign(seen=1)
     collection.stats()

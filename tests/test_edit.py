@@ -356,7 +356,7 @@ def after_the_block(collection):
         (lambda c: c.update_labels({"1": {"car": [float("nan")]}}), vs.errors.UsageError, "cannot be written as JSON"),
         (lambda c: c.update_labels([]), vs.errors.UsageError, "labels come by id"),
         (lambda c: c.update_labels({1: {}}), vs.errors.UsageError, "1 is no id"),
-        (lambda c: c.update_labels({"1": {}}, version="1.0.1"), vs.errors.UsageError, "a version '1.0.1' already"),
+        (lambda c: c.update_labels({"1": {}}, version="1.0.1"), vs.errors.ConflictError, "a version '1.0.1' already"),
         (lambda c: c.add({"": (plain_tiff(pixels_of()), {})}), vs.errors.UsageError, "'' cannot be the name of a file"),
         (lambda c: c.remove(3), vs.errors.UsageError, "3 is no id"),
         (lambda c: c.remove("1", author=3), vs.errors.UsageError, "author is 3"),

@@ -21,8 +21,9 @@ A message says what and why; ``where`` names the place (archive and member, or s
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
+GONE_HINT: Final = "open the store again: another version may have taken its place; vedastore verify tells if not"
 _MESSAGE_CHARS = 600  # messages quote their input, and inputs can be long
 
 

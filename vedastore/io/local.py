@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.errors import GONE_HINT, ConflictError, StoreError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -299,7 +299,8 @@ class LocalObjects:
             yield
         except OSError as error:
             where = f"{self.url}/{key}" if key else self.url
-            raise StoreError(error.strerror or str(error), where=where, hint=_HINT) from error
+            hint = GONE_HINT if key and isinstance(error, FileNotFoundError) else _HINT
+            raise StoreError(error.strerror or str(error), where=where, hint=hint) from error
 
 
 def _replace(path: Path, data: bytes) -> None:

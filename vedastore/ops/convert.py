@@ -26,6 +26,7 @@ from vedastore.spec.root import Bucket, Root, Version, dump_json
 from vedastore.store.commit import Write
 from vedastore.store.known import KnownChips
 from vedastore.store.ledger import Ledger
+from vedastore.store.revision import check_name
 from vedastore.store.snapshot import open_version
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def convert(
     _refuse_nesting(reader.place, parse_place(store))
     objects = open_objects(store, storage_options)
     parent = open_version(objects) if options.mode == "append" else None
+    if parent is not None:
+        check_name(options.version, parent)
     known = None if parent is None else KnownChips(objects, parent.root)
     write = Write(
         objects,

@@ -25,7 +25,7 @@ from vedastore.spec.content import hash_content
 from vedastore.spec.root import PARTS_LIMIT
 from vedastore.store.commit import Write, read_root
 from vedastore.store.ledger import Ledger
-from vedastore.store.revision import flatten, name_change, now
+from vedastore.store.revision import check_name, flatten, name_change, now
 from vedastore.store.snapshot import Snapshot, StoredFile
 from vedastore.store.tables import TableWriter
 
@@ -85,6 +85,7 @@ def _check(snapshot: Snapshot, edits: Edits) -> None:
         if position >= 0 and sample_id not in edits.removed:
             hint = "remove it in the same edit, or give the new one another id"
             raise UsageError(f"there is a sample {sample_id!r} already", where=where, hint=hint)
+    check_name(edits.version, snapshot)
     if len(edits.removed) == snapshot.version.samples and not edits.added:
         raise UsageError("no sample would be left", where=where, hint="delete the store instead")
 
@@ -104,6 +105,7 @@ def _rebase(base: Snapshot, edits: Edits) -> Snapshot:
             raise ConflictError(f"another writer has changed sample {sample_id!r} first", where=url, hint=hint)
     if edits.meta is not None and base.read_member("meta") != head.read_member("meta"):
         raise ConflictError("another writer has changed meta.json first", where=url)
+    check_name(edits.version, head)
     return head
 
 
@@ -146,7 +148,7 @@ def _write_version(
         files, _ = rows.finish(write)
     draft = replace(
         version,
-        version=_name(base, edits),
+        version=edits.version or name_change(base.root, base.version.version),
         parent=version.version,
         created=now(),
         name=edits.name or version.name,
@@ -180,13 +182,6 @@ def _members(write: Write, base: Snapshot, edits: Edits, plan: Succession) -> di
         columns = {"name": "member", "ordinal": "ordinal", "kind": "kind", "data": "data"}
         writer.append({name: [getattr(m, attribute) for m in kept] for name, attribute in columns.items()})
         return {"members": writer.finish(write)}
-
-
-def _name(base: Snapshot, edits: Edits) -> str:
-    taken = {version.version for version in base.root.versions}
-    if edits.version in taken:
-        raise UsageError(f"the store has a version {edits.version!r} already", where=base.objects.url)
-    return edits.version or name_change(base.root, base.version.version)
 
 
 def _source(version: Version, edits: Edits) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from importlib.metadata import version as library_version
 from itertools import compress, count, islice, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import ConflictError
 from vedastore.ops.checks import check_release, ordered
 from vedastore.ops.rows import RowWriter, put_on_top
 from vedastore.ops.succession import plan_append
@@ -16,7 +15,7 @@ from vedastore.ops.workers import batched_bytes
 from vedastore.spec.content import hash_content
 from vedastore.spec.root import SKIPPED_INLINE, Version
 from vedastore.spec.tables import SKIPPED
-from vedastore.store.revision import now
+from vedastore.store.revision import check_name, now
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
@@ -89,9 +88,8 @@ def write_index(
 def _name(given: str | None, parent: Snapshot | None) -> str:
     """Return the name of a version: what the release says, or a number that none has."""
     taken = set() if parent is None else {version.version for version in parent.root.versions}
-    if given in taken:
-        hint = "name another one with version= or --version"
-        raise ConflictError(f"the store has a version {given!r} already", hint=hint)
+    if parent is not None:
+        check_name(given, parent)
     return given or next(name for number in count(1) if (name := str(number)) not in taken)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vedastore.errors import StoreError
+from vedastore.errors import GONE_HINT, StoreError
 from vedastore.spec import keys
 from vedastore.store.shards import CRC_BYTES, ENTRY, MISSING
 
@@ -246,8 +246,10 @@ def read_shard_index(objects: Objects, bucket: str, spec: ChipSpec, shard: int) 
     slots = spec.samples_per_shard * spec.chunks_per_sample
     index_bytes = slots * 2 * ENTRY.itemsize
     size = objects.size(key)
-    if size is None or size < index_bytes + CRC_BYTES:
-        raise StoreError("the shard is absent" if size is None else "the shard is too short", where=where)
+    if size is None:
+        raise StoreError("the shard is absent", where=where, hint=GONE_HINT)
+    if size < index_bytes + CRC_BYTES:
+        raise StoreError("the shard is too short", where=where)
     body_bytes = size - index_bytes - CRC_BYTES
     tail = objects.read(key, body_bytes, index_bytes + CRC_BYTES)
     raw, crc = tail[:-CRC_BYTES], tail[-CRC_BYTES:]

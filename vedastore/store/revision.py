@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vedastore.errors import StoreError
+from vedastore.errors import ConflictError, StoreError
 from vedastore.io import geometry
 from vedastore.spec.tables import GEOMETRY_COLUMNS
 from vedastore.store.commit import Write
@@ -110,6 +110,13 @@ def _append(writer: TableWriter, rows: Any) -> None:
 def now() -> str:
     """Return the time as versions have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_name(name: str | None, snapshot: Snapshot) -> None:
+    """Refuse a name for a new version that another one has."""
+    if name in {v.version for v in snapshot.root.versions}:
+        hint = "name another one with version= or --version"
+        raise ConflictError(f"the store has a version {name!r} already", where=snapshot.objects.url, hint=hint)
 
 
 def name_change(root: Root, version: str) -> str:
