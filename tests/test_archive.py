@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedastore.errors import ArchiveError
-from vedastore.io.archive import Unread, iter_directory, iter_members, sniff
+from vedastore.io.archive import iter_directory, iter_members, sniff
 from vedastore.io.gzip import GzipReader
+from vedastore.io.member import Unread
 from vedastore.io.tar import TarWriter
 from vedastore.model import Limits
 

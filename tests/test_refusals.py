@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -171,6 +172,46 @@ def test_skip_leaves_bad_samples_out_and_lists_them(tmp_path):
     assert all(s["reason"] for s in version["skipped"])
     images = collection.to_xarray().image
     assert (images[1].values == pixels_of(seed=3)).all()
+
+
+def test_a_plain_tar_cut_in_a_large_member(tmp_path):
+    whole = make_release(2, shape=(1, 256, 256)).tar_bytes()
+    source = tmp_path / "cut.tar"
+    for end in range(1024, len(whole.rstrip(b"\0")), 16_000):
+        source.write_bytes(whole[:end])
+        refuse(source, tmp_path / "r.zarr", ArchiveError, "cut short")
+
+
+@pytest.mark.parametrize("to", ["grow", "shrink", "touch"])
+def test_an_archive_that_changes_while_it_is_read(tmp_path, to):
+    source = make_release(40, shape=(1, 256, 256)).tar(tmp_path / "r.tar")
+    size = source.stat().st_size
+    calls = []
+
+    def change(done, total):
+        calls.append((done, total))
+        if len(calls) == 20:
+            if to == "touch":
+                os.utime(source, (1, 1))
+            else:
+                os.truncate(source, size + 512 if to == "grow" else size - 200_000)
+
+    with pytest.raises(ArchiveError, match=r"changed while it was read|cut short"):
+        vs.convert(source, tmp_path / "r.zarr", progress=change)
+    assert not (tmp_path / "r.zarr").exists()
+    done = [done for done, _ in calls]
+    assert done == sorted(done)
+    assert {total for _, total in calls} == {size}
+
+
+def test_large_members_of_a_plain_tar_are_those_that_were_hashed(tmp_path):
+    release = make_release(90, shape=(3, 256, 256))
+    source = release.tar(tmp_path / "r.tar")
+    calls = []
+    collection = vs.convert(source, tmp_path / "r.zarr", progress=lambda *told: calls.append(told))
+    assert_store_ok(tmp_path / "r.zarr", release)
+    assert collection._snapshot.version.source["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert calls[-1] == (source.stat().st_size, source.stat().st_size)
 
 
 def test_skip_never_takes_a_bad_archive(tmp_path):

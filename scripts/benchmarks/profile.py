@@ -29,6 +29,7 @@ from vedastore.io import archive, tiff
 from vedastore.io.deflate import ParallelGzipWriter
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
+from vedastore.io.member import Member
 from vedastore.io.objects import LocalObjects
 from vedastore.io.tar import TarWriter
 from vedastore.model import LabelOptions
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from scripts.benchmarks.data import Places
-    from vedastore.io.archive import Member
     from vedastore.model import ImageHalf, LabelHalf
 
 WHERE = "profile"
@@ -54,7 +54,7 @@ WHERE = "profile"
 def convert_stages(at: Places) -> list[Stage]:
     """Measure what a conversion does with a tar.gz."""
     packed, tar = Path(at.release).read_bytes(), Path(at.tar).read_bytes()
-    members = list(archive.iter_members(io.BytesIO(tar).read, WHERE))
+    members = _members(tar)
     images, labels = ([m for m in members if rules.classify(m.name).kind == kind] for kind in ("image", "label"))
     decoded = [tiff.decode(m.data) for m in images]
     pixels, spec = [d.pixels for d in decoded], ChipSpec.of(decoded[0].pixels)
@@ -93,6 +93,10 @@ def convert_stages(at: Places) -> list[Stage]:
             "one `write`, one `fsync`",
         ),
     ]
+
+
+def _members(tar: bytes) -> list[Member]:
+    return [m for m in archive.iter_members(io.BytesIO(tar).read, WHERE) if isinstance(m, Member)]
 
 
 def _index_stages(images: list[Member], labels: list[Member]) -> list[Stage]:
@@ -187,7 +191,7 @@ def _slots(shard: Path) -> int:
 def export_stages(at: Places, limit_read: float) -> list[Stage]:
     """Measure what an export does besides reading chips."""
     tar = Path(at.tar).read_bytes()
-    images = [m for m in archive.iter_members(io.BytesIO(tar).read, WHERE) if rules.classify(m.name).kind == "image"]
+    images = [m for m in _members(tar) if rules.classify(m.name).kind == "image"]
     decoded = [tiff.decode(m.data) for m in images]
 
     def compress() -> None:

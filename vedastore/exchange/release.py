@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from vedastore.errors import ArchiveError, ImageError, StoreError
 from vedastore.io import archive, tiff
-from vedastore.io.archive import Member, Unread
 from vedastore.io.deflate import DEFAULT_LEVEL, ParallelGzipWriter, SectionDeflater
 from vedastore.io.feed import Feed
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
 from vedastore.io.inflate import HashedFile, InflatedFile, is_worth
+from vedastore.io.member import Member, Unread
+from vedastore.io.plain import PlainFile
 from vedastore.io.prefix import iter_prefix
 from vedastore.io.s3 import S3
 from vedastore.io.tar import TarWriter
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from vedastore.spec.release import MemberRole
 
 _HEAD_BYTES = 512
+_FIRST = 64
 EXPORT_MTIME = 315_532_800
 """1980-01-01, the date of every exported member: releases do not depend on when they were written."""
 
@@ -51,6 +53,8 @@ class ReleaseReader:
     After the pass ``sha256`` and ``size_bytes`` are those of the archive; None for a directory. ``container`` is
     ``"gzip"``, ``"tar"`` or ``"directory"``, which on S3 is all that is under a prefix. What is on S3 is read as it
     comes, and never copied to a disk. ``alone``: no process is started beside this one to decompress a large archive.
+
+    A context manager: files that `iter_files` leaves unread can be read until the end of the block.
     """
 
     def __init__(
@@ -70,6 +74,13 @@ class ReleaseReader:
         self.size_bytes: int | None = None
         self._limits, self._alone = limits, alone
         self._report = progress or (lambda _done, _total: None)
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     def identity(self) -> tuple[str, ...]:
         """Tell which release this is, before it is read: where it is, and of an archive what changes when it does."""
@@ -100,11 +111,12 @@ class ReleaseReader:
         ArchiveError
             When it cannot be read, is damaged, is cut short, or holds what a release must not hold.
         """
-        for member in self.iter_files():
-            yield member.read(self.where) if isinstance(member, Unread) else member
+        with self:
+            for member in self.iter_files():
+                yield member.read(self.where) if isinstance(member, Unread) else member
 
     def iter_files(self) -> Generator[Member | Unread]:
-        """Yield every member as `iter_members` does, but leave the files of a directory to be read by whoever has them.
+        """Yield every member as `iter_members` does, but leave files on a local disk to be read by whoever has them.
 
         Raises
         ------
@@ -121,15 +133,15 @@ class ReleaseReader:
             if path.is_dir():
                 yield from archive.iter_directory(path, self.where, self._limits)
                 return
-            with path.open("rb", buffering=0) as file:
-                head = file.read(_HEAD_BYTES)
-                file.seek(0)
-                yield from self._iter_archive(file, head, os.fstat(file.fileno()).st_size)
+            file = self._open.enter_context(path.open("rb", buffering=0))
+            head = file.read(_HEAD_BYTES)
+            file.seek(0)
+            yield from self._iter_archive(file, head, os.fstat(file.fileno()).st_size)
         except OSError as error:
             hint = "check the path and its permissions"
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
 
-    def _iter_remote(self, s3: S3) -> Iterator[Member]:
+    def _iter_remote(self, s3: S3) -> Iterator[Member | Unread]:
         with self._refusing():
             told = s3.head("")
             if told is None:
@@ -146,7 +158,7 @@ class ReleaseReader:
                 raise
             raise ArchiveError(feed.failure.message, where=self.url, hint=feed.failure.hint) from error
 
-    def _iter_archive(self, file: IO[bytes], head: bytes, total: int) -> Iterator[Member]:
+    def _iter_archive(self, file: IO[bytes], head: bytes, total: int) -> Iterator[Member | Unread]:
         self.size_bytes = total
         self.container = kind = archive.sniff(head)
         if kind == "unknown":
@@ -162,6 +174,11 @@ class ReleaseReader:
             with InflatedFile(file, self.where, self._limits, report) as stream:
                 yield from archive.iter_members(stream.read, self.where, self._limits)
                 self.sha256 = stream.sha256
+            return
+        if kind == "tar" and self.place.bucket is None:
+            with PlainFile(file, self.where, report) as plain:
+                yield from archive.iter_members(plain.read, self.where, self._limits, plain.leave)
+                self.sha256 = plain.finish()
             return
         source = HashedFile(file, report)
         read = GzipReader(source, self.where, self._limits).read if kind == "gzip" else source.read
@@ -235,7 +252,11 @@ def look(pixels: np.ndarray[Any, Any], nodata: str | None) -> Look:
 
 
 def _parts(pixels: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield rows of all bands, each time more than before: most images differ in the first."""
+    """Yield some pixels, then rows of all bands, each time more than before: most images differ in the first.
+
+    NumPy lets go of the interpreter's lock for more than 500 values, and has to wait for it again.
+    """
+    yield pixels[:, :1, :_FIRST]
     start, size = 0, 1
     while start < pixels.shape[1]:
         yield pixels[:, start : start + size]

@@ -12,11 +12,11 @@ import os
 import re
 import stat
 import struct
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from vedastore.errors import ArchiveError
+from vedastore.io.member import Member, MemberError, OverLimitError, RefusalError, Unread, refusals
 from vedastore.model import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -63,53 +63,6 @@ _REFUSED_NAMES: Final = (
 _ANY_REFUSED: Final = re.compile("|".join(pattern.pattern for pattern, _ in _REFUSED_NAMES))
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file or directory of a release, its name exactly as in the archive.
-
-    Attributes
-    ----------
-    name : str
-        With any ``./`` in front and any ``/`` at a directory's end.
-    data : bytes
-        Empty for a directory.
-    ordinal : int
-        Place in the archive, from 0, directories included.
-    is_dir : bool
-    """
-
-    name: str
-    data: bytes
-    ordinal: int
-    is_dir: bool
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the file."""
-        return len(self.data)
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A file of an extracted release that has not been read yet, so that whoever needs it can do so himself."""
-
-    name: str
-    ordinal: int
-    size_bytes: int
-    path: str
-
-    def read(self, where: str) -> Member:
-        """Read it; ``where`` is the release's name, for messages.
-
-        Raises
-        ------
-        ArchiveError
-            When it cannot be read, or is not what it was when the release was listed.
-        """
-        with _refusals(f"{where}: {self.name}"):
-            return Member(self.name, _read_file(self.path, self.size_bytes), self.ordinal, is_dir=False)
-
-
 def sniff(head: bytes) -> Literal["gzip", "tar", "unknown"]:
     """Tell the container from its first 512 bytes."""
     if head.startswith(b"\x1f\x8b"):
@@ -149,14 +102,19 @@ def check_listed(name: str, ordinal: int, size_bytes: int, where: str, limits: L
     ArchiveError
         Above a limit, or a member that no release may hold.
     """
-    with _refusals(f"{where}: {_shown(name.encode('utf-8', 'surrogatepass'))}"):
+    with refusals(f"{where}: {_shown(name.encode('utf-8', 'surrogatepass'))}"):
         _checked_name(name.encode("utf-8", "surrogatepass"), limits)
         if name.endswith("/") and size_bytes:
-            raise _MemberError("is a directory with data of its own")
+            raise MemberError("is a directory with data of its own")
         _check_counts(ordinal, size_bytes, limits)
 
 
-def iter_members(read: Callable[[int], bytes], where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member]:
+def iter_members(
+    read: Callable[[int], bytes],
+    where: str,
+    limits: Limits = DEFAULT_LIMITS,
+    leave: Callable[[int], tuple[int, int] | None] | None = None,
+) -> Iterator[Member | Unread]:
     """Iterate over the members of a tar stream, and check that it ends as it must.
 
     Memory is bounded by twice the largest member. The stream is read to its very end, so that a stream which checks
@@ -169,13 +127,15 @@ def iter_members(read: Callable[[int], bytes], where: str, limits: Limits = DEFA
     where : str
         Name of the archive, for messages.
     limits : Limits
+    leave : callable, optional
+        Passes over so many bytes and returns where they are, (descriptor, offset); None where they have to be read.
 
     Raises
     ------
     ArchiveError
         Damaged, cut short, followed by other data, above a limit, or with a member that no release may hold.
     """
-    return _Tar(read, where, limits).members()
+    return _Tar(read, where, limits, leave or (lambda _size: None)).members()
 
 
 def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member | Unread]:
@@ -191,14 +151,14 @@ def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> I
     ArchiveError
         Unreadable, above a limit, or with a member that no release may hold. Links are never followed.
     """
-    with _refusals(where):
+    with refusals(where):
         top = root.resolve(strict=True)
         is_release = (top / "images").is_dir() or (top / "labels").is_dir()
         todo = [(f"{top.name}/{entry.name}" if is_release else entry.name, entry) for entry in _scan(top)]
     ordinal = 0
     while todo:
         path, entry = todo.pop()
-        with _refusals(f"{where}: {path}"):
+        with refusals(f"{where}: {path}"):
             name = _checked_name(os.fsencode(path), limits)
             status = entry.stat(follow_symlinks=False)
             if is_dir := stat.S_ISDIR(status.st_mode):
@@ -207,7 +167,7 @@ def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> I
                 if inside:
                     continue
             elif not stat.S_ISREG(status.st_mode):
-                raise _MemberError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
+                raise MemberError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
             _check_counts(ordinal, 0 if is_dir else status.st_size, limits)
         if is_dir:
             yield Member(f"{name}/", b"", ordinal, is_dir)
@@ -226,18 +186,25 @@ class _Header:
 class _Tar:
     """A tar stream that is being read."""
 
-    def __init__(self, read: Callable[[int], bytes], where: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        read: Callable[[int], bytes],
+        where: str,
+        limits: Limits,
+        leave: Callable[[int], tuple[int, int] | None],
+    ) -> None:
         self._read = read
+        self._leave = leave
         self._where = where
         self._limits = limits
         self._offset = 0
 
-    def members(self) -> Iterator[Member]:
+    def members(self) -> Iterator[Member | Unread]:
         ordinal = padding = 0
         pending: dict[bytes, bytes] = {}  # the extensions in front of the next member, by kind
         while (block := self._take(padding + _BLOCK)[padding:]) != _ZEROS:
             place: str | bytes = f"header at byte {self._offset - _BLOCK}"
-            try:  # not _refusals, which would cost more than all the rest: there are millions of members
+            try:  # not refusals, which would cost more than all the rest: there are millions of members
                 header = _parse_header(block)
                 if header.kind in _EXTENSIONS:
                     self._take_extension(header, pending)
@@ -250,9 +217,14 @@ class _Tar:
                 is_dir = _is_directory(header)
                 name = _checked_name(header.name, self._limits)
                 _check_counts(ordinal, header.size, self._limits)
-            except _RefusalError as error:
+            except RefusalError as error:
                 raise error.at(f"{self._where}: {place if isinstance(place, str) else _shown(place)}") from None
-            yield Member(name, self._take(header.size), ordinal, is_dir)
+            place_of_data = self._leave(header.size)
+            if place_of_data is None:
+                yield Member(name, self._take(header.size), ordinal, is_dir)
+            else:
+                self._offset += header.size
+                yield Unread(name, ordinal, header.size, *place_of_data)
             ordinal += 1
             padding = -header.size % _BLOCK
             pending = {}
@@ -263,14 +235,14 @@ class _Tar:
     def _take_extension(self, header: _Header, pending: dict[bytes, bytes]) -> None:
         what = _EXTENSIONS[header.kind]
         if header.size > self._limits.header_bytes:
-            raise _OverLimitError(f"{what} of {header.size} bytes", "header_bytes", self._limits)
+            raise OverLimitError(f"{what} of {header.size} bytes", "header_bytes", self._limits)
         if header.kind in pending:
-            raise _MemberError(f"{what} follows {what} of the same member")
+            raise MemberError(f"{what} follows {what} of the same member")
         payload = self._take(header.size)
         if header.kind != b"g":
             pending[header.kind] = payload
         elif {"path", "linkpath", "size"} & _parse_pax(payload).keys():
-            raise _MemberError(f"{what} sets the name or size of all members at once")
+            raise MemberError(f"{what} sets the name or size of all members at once")
 
     def _take(self, size: int) -> bytes:
         """Read exactly ``size`` bytes, and hold no more than the stream really gives."""
@@ -297,52 +269,24 @@ class _Tar:
                 raise ArchiveError("a second archive or other data follows the end of the archive", where=self._where)
             padding += len(rest)
             if padding > self._limits.padding_bytes:
-                raise _OverLimitError("what follows the end of the archive", "padding_bytes", self._limits).at(
+                raise OverLimitError("what follows the end of the archive", "padding_bytes", self._limits).at(
                     self._where
                 )
 
 
-class _RefusalError(ValueError):
-    """Says why; ``_refusals`` adds where."""
-
-    rule = "archive-damaged"
-    hint: str | None = None
-
-    def at(self, place: str) -> ArchiveError:
-        """Give the error that users see."""
-        return ArchiveError(str(self), where=place, hint=self.hint, rule=self.rule)
-
-
-class _MemberError(_RefusalError):
-    """A member that no release may hold, or that two programs could read differently."""
-
-    rule = "archive-member"
-    hint = "pack the release anew without it, as plain files under plain names"
-
-
-class _OverLimitError(_RefusalError):
-    """More than the limits allow."""
-
-    rule = "archive-limit"
-
-    def __init__(self, what: str, limit: str, limits: Limits) -> None:
-        super().__init__(f"{what} is above the limit of {getattr(limits, limit)}")
-        self.hint = f"--limit {limit}=N raises it, if you trust the archive"
-
-
-# What follows is pure, but for the last three.
+# What follows is pure, but for the last one.
 
 
 def _parse_header(block: bytes) -> _Header:
     name, mode, user, group, size, time, kind, magic, prefix = _HEADER.unpack(block)
     is_posix = magic.startswith(_POSIX)
     if not _checksum_holds(block) or not (is_posix or magic in (_GNU, _V7)):
-        raise _RefusalError("is damaged, or is no tar header")
+        raise RefusalError("is damaged, or is no tar header")
     for field in (mode, user, group):  # of no use here, but some programs stop at what is no number
         if not _OCTAL.fullmatch(field) and _parse_number(field) > _ID_MOST:
-            raise _RefusalError(f"is damaged: {field!r} is no number of an owner")
+            raise RefusalError(f"is damaged: {field!r} is no number of an owner")
     if time[0] not in _BASE_256 and not _OCTAL.fullmatch(time):
-        raise _RefusalError(f"is damaged: {time!r} is no number")
+        raise RefusalError(f"is damaged: {time!r} is no number")
     name, prefix = name.partition(b"\0")[0], prefix.partition(b"\0")[0]
     full_name = prefix + b"/" + name if is_posix and prefix else name
     return _Header(full_name, kind, _parse_number(size))
@@ -364,7 +308,7 @@ def _parse_number(field: bytes) -> int:
     if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
     if not (octal := _OCTAL.fullmatch(field)):
-        raise _RefusalError(f"is damaged: {field!r} is no number of 0 or more")
+        raise RefusalError(f"is damaged: {field!r} is no number of 0 or more")
     return int(octal[1] or b"0", 8)
 
 
@@ -376,10 +320,10 @@ def _parse_pax(payload: bytes) -> dict[str, bytes]:
         record = _PAX_RECORD.match(payload, start)
         end = start + int(record[1]) if record else 0
         if not record or record.end() >= end or payload[end - 1 : end] != b"\n":
-            raise _RefusalError("its pax header is malformed")
+            raise RefusalError("its pax header is malformed")
         key = record[2].decode("utf-8", "backslashreplace")
         if key.startswith("GNU.sparse."):
-            raise _MemberError("is a sparse file, which no release may hold")
+            raise MemberError("is a sparse file, which no release may hold")
         records[key] = payload[record.end() : end - 1]
         start = end
     return records
@@ -391,12 +335,12 @@ def _extended(header: _Header, pending: dict[bytes, bytes]) -> _Header:
     size = header.size
     if "size" in records:
         if not _PAX_SIZE.fullmatch(records["size"]):
-            raise _RefusalError("its pax header has a size that is no number of 0 or more")
+            raise RefusalError("its pax header has a size that is no number of 0 or more")
         size = int(records["size"])
     if b"L" in pending and "path" in records:
-        raise _MemberError("has two long names")
+        raise MemberError("has two long names")
     if b"L" in pending and not pending[b"L"].endswith(b"\0"):
-        raise _RefusalError("its long name has no end")
+        raise RefusalError("its long name has no end")
     name = pending[b"L"].rstrip(b"\0") if b"L" in pending else records.get("path", header.name)
     return _Header(name, header.kind, size)
 
@@ -405,13 +349,13 @@ def _is_directory(header: _Header) -> bool:
     """Refuse what is neither file nor directory, or only half of either."""
     if header.kind not in _FILES and header.kind != _DIRECTORY:
         kind = _REFUSED_KINDS.get(header.kind) or f"of the unknown kind {header.kind!r}"
-        raise _MemberError(f"is {kind}, which no release may hold")
+        raise MemberError(f"is {kind}, which no release may hold")
     ends_in_slash = header.name.endswith(b"/")
     is_dir = header.kind == _DIRECTORY or (header.kind == b"\0" and ends_in_slash)  # before ustar only the slash told
     if is_dir and header.size:
-        raise _MemberError("is a directory with data of its own")
+        raise MemberError("is a directory with data of its own")
     if ends_in_slash and not is_dir:
-        raise _MemberError("is a file with the name of a directory")
+        raise MemberError("is a file with the name of a directory")
     return is_dir
 
 
@@ -419,11 +363,11 @@ def _checked_name(raw: bytes, limits: Limits) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise _MemberError("its name is not UTF-8") from None
+        raise MemberError("its name is not UTF-8") from None
     if len(name) > limits.name_chars:
-        raise _OverLimitError(f"its name of {len(name)} characters", "name_chars", limits)
+        raise OverLimitError(f"its name of {len(name)} characters", "name_chars", limits)
     if fault := name_fault(name):
-        raise _MemberError(f"its name {fault}")
+        raise MemberError(f"its name {fault}")
     return name
 
 
@@ -434,33 +378,12 @@ def _shown(name: bytes) -> str:
 
 def _check_counts(ordinal: int, size_bytes: int, limits: Limits) -> None:
     if ordinal >= limits.members:
-        raise _OverLimitError("the number of members", "members", limits)
+        raise OverLimitError("the number of members", "members", limits)
     if size_bytes > limits.member_bytes:
-        raise _OverLimitError(f"its size of {size_bytes} bytes", "member_bytes", limits)
+        raise OverLimitError(f"its size of {size_bytes} bytes", "member_bytes", limits)
 
 
 def _scan(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
     """List a directory, last first (a stack's order)."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: natural_key(entry.name), reverse=True)
-
-
-def _read_file(path: str, size_bytes: int) -> bytes:
-    # NONBLOCK, lest a FIFO that takes the file's place meanwhile blocks for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(size_bytes + 1)
-    if len(data) != size_bytes:
-        raise _RefusalError("changed while it was read")
-    return data
-
-
-@contextmanager
-def _refusals(place: str) -> Iterator[None]:
-    """Give a refusal its place, and translate what the file system says."""
-    try:
-        yield
-    except _RefusalError as error:
-        raise error.at(place) from None
-    except OSError as error:
-        raise ArchiveError(f"cannot be read: {error.strerror or error}", where=place) from error

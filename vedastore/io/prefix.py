@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from vedastore.errors import ArchiveError, StoreError
-from vedastore.io.archive import Member, check_listed, natural_key
+from vedastore.io.archive import check_listed, natural_key
+from vedastore.io.member import Member
 from vedastore.model import DEFAULT_LIMITS
 
 if TYPE_CHECKING:

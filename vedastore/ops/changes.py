@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vedastore.errors import StoreError, UsageError
-from vedastore.io.archive import Member, name_fault
+from vedastore.io.archive import name_fault
+from vedastore.io.member import Member
 from vedastore.model import LabelHalf
 from vedastore.ops.crew import Crew
 from vedastore.ops.decisions import Refusals

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
 
-    from vedastore.io.archive import Member
+    from vedastore.io.member import Member
     from vedastore.model import Limits
     from vedastore.store.snapshot import Snapshot
 

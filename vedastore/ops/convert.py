@@ -112,7 +112,7 @@ def convert(
         onto=None if parent is None else parent.root,
         fingerprint=fingerprint(reader, options),
     )
-    with write, scratch_errors(), Ledger() as ledger, write.open_journal() as journal:
+    with reader, write, scratch_errors(), Ledger() as ledger, write.open_journal() as journal:
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
         with (

@@ -87,7 +87,7 @@ class Intake:
         """Note down a shard that is written, unless an interrupted conversion has done so."""
         self._bytes[draft.spec] = self._bytes.get(draft.spec, 0) + size
         if self._write.first and draft.origin != key:
-            self._write.log(dump_shard(key, draft, self._roll.read_images(draft.ids)))
+            self._write.log(dump_shard(key, draft, self._roll.dump_images(draft.ids)))
 
     def __enter__(self) -> Self:
         return self

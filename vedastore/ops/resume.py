@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from vedastore.exchange.release import ReleaseReader
-    from vedastore.io.archive import Member, Unread
+    from vedastore.io.member import Member, Unread
     from vedastore.model import ImageHalf
     from vedastore.ops.options import ConvertOptions
     from vedastore.store.journal import Journal, Kept

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vedastore.errors import PairError, ReleaseError, escape
 from vedastore.exchange.release import read_image, read_label
-from vedastore.io.archive import Member, Unread
+from vedastore.io.member import Member, Unread
 from vedastore.model import ImageHalf, LabelHalf
 from vedastore.ops.resume import Known, prove
 from vedastore.spec import release as rules
@@ -16,7 +16,7 @@ from vedastore.store.ledger import Half
 from vedastore.store.shards import encode_chip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from vedastore.ops.decisions import Refusals
     from vedastore.ops.options import ConvertOptions
@@ -110,9 +110,9 @@ class Roll:
         taken = self._ledger.add_image(half, bucket, row)
         return self._check_id(Half(half.id, "image", half.member, half.ordinal), taken)
 
-    def read_images(self, ids: Iterable[str]) -> Iterator[ImageHalf]:
-        """Yield images that were entered."""
-        return map(self._ledger.read_image, ids)
+    def dump_images(self, ids: Sequence[str]) -> str:
+        """Return images that were entered, as JSON."""
+        return self._ledger.dump_images(ids)
 
     def add(self, outcome: LabelHalf | Other | Rejected) -> None:
         """Enter anything else."""

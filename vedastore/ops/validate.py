@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from vedastore.io.archive import Member
+    from vedastore.io.member import Member
     from vedastore.model import Finding, Task
     from vedastore.ops.options import ConvertOptions
 

@@ -6,19 +6,19 @@ a document of its own that says which images are in it. Nothing of both is belie
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
 import re
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from vedastore.model import Fidelity, ImageHalf, Look
 from vedastore.spec import keys
 from vedastore.spec.arrays import ChipSpec
+from vedastore.store.ledger import parse_image
 from vedastore.store.scratch import open_scratch
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ LIMIT_BYTES: Final = 64 * 2**20
 _WRITES: Final = 8
 """Interrupted writes that a marker names."""
 _ID = re.compile(r"[0-9a-f]{32}")
-_BYTES: Final = ("digest", "pixel_digest", "envelope")
 _SLACK_BYTES: Final = 1024
 _START_LIMIT: Final = 2**62
-_AFFINE: Final = 6
 _SCHEMA: Final = "CREATE TABLE kept (member TEXT PRIMARY KEY, shard TEXT, chip TEXT);"
 
 
@@ -55,18 +53,13 @@ def parse_marker(data: bytes, fingerprint: str) -> tuple[str, ...]:
     return writes if same else ()
 
 
-def dump_shard(key: str, draft: ShardDraft, halves: Iterable[ImageHalf]) -> bytes:
-    """Return the document of a shard: of each image the place of its chunks, and what is known of it besides pixels."""
-    chips = [
-        {"start": start, "lengths": lengths, "half": _dump_half(half)}
-        for (start, lengths), half in zip(draft.places(), halves, strict=True)
-    ]
-    body = json.dumps({"shard": key, "chips": chips}).encode()
+def dump_shard(key: str, draft: ShardDraft, images: str) -> bytes:
+    """Return the document of a shard: of each image the place of its chunks, and what is known of it besides pixels.
+
+    ``images`` is JSON that `Ledger.dump_images` has made of them.
+    """
+    body = f'{{"shard": {json.dumps(key)}, "places": {json.dumps([*draft.places()])}, "images": {images}}}'.encode()
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
-
-
-def _dump_half(half: ImageHalf) -> dict[str, Any]:
-    return {**asdict(half), **{name: base64.b64encode(getattr(half, name)).decode() for name in _BYTES}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +119,17 @@ def _parse(data: bytes) -> Iterator[tuple[str, str, str]]:
         return
     try:
         told = json.loads(body)
-        rows = [(chip["half"]["member"], told["shard"], json.dumps(chip)) for chip in told["chips"]]
+        chips = zip(told["places"], told["images"], strict=True)
+        rows = [(image["member"], told["shard"], json.dumps([place, image])) for place, image in chips]
     except (ValueError, LookupError, TypeError, RecursionError):
         return
     yield from (row for row in rows if all(isinstance(value, str) for value in row))
 
 
-def _parse_chip(objects: Objects, key: str, told: dict[str, Any]) -> Kept:
+def _parse_chip(objects: Objects, key: str, told: list[Any]) -> Kept:
     """Return what is known of an image, each value of the type that it has to be of. ValueError and others if not."""
-    facts = dict(told["half"])
-    facts |= {name: base64.b64decode(facts[name], validate=True) for name in _BYTES}
-    if facts["transform"] is not None:
-        facts["transform"] = tuple(map(float, facts["transform"]))
-    half = ImageHalf(**facts)
-    lengths = tuple(told["lengths"])
+    (start, lengths), facts = told
+    half, lengths = parse_image(facts), tuple(lengths)
     shape = half.bands, half.height, half.width
     spec = ChipSpec(half.dtype, *shape)
     most = 2 * math.prod(spec.chunk_shape) * spec.itemsize + _SLACK_BYTES
@@ -147,15 +137,14 @@ def _parse_chip(objects: Objects, key: str, told: dict[str, Any]) -> Kept:
     sound = (
         place is not None
         and keys.is_bucket(place[0])
-        and all(type(number) is int and number >= 0 for number in (*shape, half.pages, told["start"], *lengths))
+        and all(type(number) is int and number >= 0 for number in (*shape, half.pages, start, *lengths))
         and len(lengths) == spec.chunks_per_sample
         and max(lengths) <= most
-        and told["start"] <= _START_LIMIT
+        and start <= _START_LIMIT
         and all(isinstance(text, str) for text in (half.id, half.crs or "", half.nodata or ""))
         and half.look in get_args(Look)
         and half.fidelity in get_args(Fidelity)
-        and (half.transform is None or len(half.transform) == _AFFINE)
     )
     if not sound:
         raise ValueError(key)
-    return Kept(objects, key, told["start"], lengths, half)
+    return Kept(objects, key, start, lengths, half)

@@ -53,6 +53,14 @@ _INSERT: Final = {
     "image": f"INSERT OR IGNORE INTO images VALUES ({', '.join('?' * 18)})",  # noqa: S608 - nothing from outside
     "label": f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 21)})",  # noqa: S608
 }
+_DUMP: Final = """
+SELECT json_group_array(json(told)) FROM (
+    SELECT json_object('id', images.id, 'member', image_member, 'ordinal', image_ordinal, 'dtype', dtype,
+        'bands', bands, 'height', height, 'width', width, 'look', look, 'pages', pages, 'crs', crs,
+        'transform', hex(transform), 'nodata', nodata, 'digest', hex(image_digest),
+        'pixel_digest', hex(pixel_digest), 'fidelity', fidelity, 'envelope', hex(envelope)) AS told
+    FROM json_each(?) AS wanted JOIN images ON images.id = wanted.value ORDER BY wanted.key
+)"""
 _TRANSFORM: Final = struct.Struct("6d")
 _SIZES: Final = "Q"
 _REJECTED: Final = """
@@ -135,6 +143,15 @@ class CoordinateRow:
     width: int
 
 
+def parse_image(told: dict[str, Any]) -> ImageHalf:
+    """Return an image of what `Ledger.dump_images` told of it; ValueError and others where that makes no sense."""
+    digests = {name: bytes.fromhex(told[name]) for name in ("digest", "pixel_digest", "envelope")}
+    transform = bytes.fromhex(told["transform"])
+    if len(transform) not in {0, _TRANSFORM.size}:
+        raise ValueError(transform)
+    return ImageHalf(**{**told, **digests, "transform": _TRANSFORM.unpack(transform) if transform else None})
+
+
 class Ledger:
     """Takes images and labels in any order; gives pairs in the order of the images."""
 
@@ -160,14 +177,12 @@ class Ledger:
         )  # fmt: skip
         return self._insert("image", row_values)
 
-    def read_image(self, sample_id: str) -> ImageHalf:
-        """Return an image that was added."""
-        query = (
-            "SELECT id, image_member, image_ordinal, dtype, bands, height, width, look, pages, crs, transform, nodata,"
-            " image_digest, pixel_digest, fidelity, envelope FROM images WHERE id = ?"
-        )
-        row = dict(zip(ImageHalf.__slots__, self._db.execute(query, (sample_id,)).fetchone(), strict=True))
-        return ImageHalf(**{**row, "transform": row["transform"] and _TRANSFORM.unpack(row["transform"])})
+    def dump_images(self, ids: Sequence[str]) -> str:
+        """Return images that were added, in the order of their ids: an array of JSON that `parse_image` understands.
+
+        The database makes the text, all at once: it takes a tenth of the time, and the interpreter's lock once.
+        """
+        return str(self._db.execute(_DUMP, (json.dumps(ids),)).fetchone()[0])
 
     def add_label(self, half: LabelHalf) -> str | None:
         """Add a label; return the member that has its id already, if one has, and add nothing then."""
