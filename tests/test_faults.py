@@ -48,3 +48,4 @@ def test_a_fault_anywhere(rig, operation, kind):
     for place in ready.places(kind)[first::STEP]:
         rig.spoil(ready, Fault(kind, place))
     count("P1", sweeps=1, **rig.counts, lost=0)
+    count("P10", **{"times compared": rig.counts["kills"] + rig.counts["faults"], "changed": 0})

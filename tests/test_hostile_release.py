@@ -16,6 +16,7 @@ from collections import Counter
 import pytest
 
 import vedastore as vs
+from tests.figures import count
 from tests.hostile import CORPUS, MIB
 from vedastore.spec.rules import RULES
 
@@ -152,8 +153,10 @@ def test_the_corpus_names_each_case_once():
 
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_releases(tmp_path, group):
-    wrong = convert_all(DEFAULT[group::GROUPS], tmp_path)
+    cases = DEFAULT[group::GROUPS]
+    wrong = convert_all(cases, tmp_path)
     assert not wrong, shown(wrong)
+    count("P8", hostile_releases=len(cases), unbounded=0)
 
 
 @pytest.mark.slow

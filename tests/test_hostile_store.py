@@ -24,6 +24,7 @@ import zstandard
 
 import vedastore as vs
 from tests.builders import make_release
+from tests.figures import count
 from vedastore.spec.root import ATTRIBUTE, FORMAT_PARTS, _checksum, dump_json, seal
 
 MIB = 2**20
@@ -372,7 +373,8 @@ ROOTS = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_roots(sound, tmp_path, part):
-    check(sound, tmp_path, dict(list(ROOTS.items())[part]))
+    told = check(sound, tmp_path, dict(list(ROOTS.items())[part]))
+    count("P8", hostile_stores=len(told), unbounded=0)
 
 
 def test_roots_that_are_odd_and_sound(sound, tmp_path):
@@ -654,7 +656,8 @@ TABLES = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_tables(sound, tmp_path, part):
-    check(sound, tmp_path, dict(list(TABLES.items())[part]))
+    told = check(sound, tmp_path, dict(list(TABLES.items())[part]))
+    count("P8", hostile_stores=len(told), unbounded=0)
 
 
 # ------------------------------------------------------------------------------------------- files that are no objects

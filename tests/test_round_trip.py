@@ -19,6 +19,7 @@ from tests.builders import (
     pixels_of,
     plain_tiff,
 )
+from tests.figures import count
 
 PACKINGS = ("tar_gz", "tgz", "tar", "multi_member", "directory")
 
@@ -37,6 +38,7 @@ def test_tasks_and_coordinates(tmp_path, task, coords, georeferenced):
     assert (collection.task, collection.name, collection.version) == (task, "Harbours", "1.0.1")
     assert collection.classes == ("boat", "building", "car")
     assert collection.meta["extra"] == [1, {"a": None}]
+    count("P6", releases=1, members=len(release.members), altered=0)
 
 
 @pytest.mark.parametrize("order", ["paired", "images_first", "labels_first", "labels_reversed"])
@@ -97,6 +99,7 @@ def test_layouts(tmp_path, profile):
     release = make_release(3, **profile)
     vs.convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
     assert_store_ok(tmp_path / "r.zarr", release)
+    count("P6", releases=1, members=len(release.members), altered=0)
 
 
 def test_ragged(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.figures import count
 from tests.hostile import CORPUS, pair, vrt
 from tests.tracing import calls_of, needs_strace, paths_of
 
@@ -100,6 +101,7 @@ def test_nothing_outside_is_opened_and_nothing_is_sent(tmp_path):
     assert not sent, f"sent: {sorted(sent)}"
     assert not list((tmp_path / "tmp").iterdir())
     assert bait.read_text() == "a secret"
+    count("P9", releases=len(orders), files_opened=len(opened), outside=0)
 
 
 def harmless(arguments):
