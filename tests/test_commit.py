@@ -196,9 +196,11 @@ def test_a_root_is_read_whole_while_others_take_its_place(tmp_path):
     done = threading.Event()
 
     def swap():
-        for turn in range(1000):
-            objects.replace("zarr.json", documents[turn % 2])
-        done.set()
+        try:
+            for turn in range(1000):
+                objects.replace("zarr.json", documents[turn % 2])
+        finally:
+            done.set()
 
     swapper = threading.Thread(target=swap)
     swapper.start()

@@ -12,6 +12,7 @@ import pytest
 import vedastore as vs
 from tests.builders import Release, assert_store_ok, geotiff, make_release, pixels_of, plain_tiff
 from vedastore.errors import ArchiveError, ImageError, LabelError, PairError, ReleaseError, UsageError
+from vedastore.io.plain import PlainFile
 
 
 def refuse(source, store, error, match, **options):
@@ -204,7 +205,7 @@ def test_an_archive_that_changes_while_it_is_read(tmp_path, to):
     assert {total for _, total in calls} == {size}
 
 
-def test_large_members_of_a_plain_tar_are_those_that_were_hashed(tmp_path):
+def test_large_members_of_a_plain_tar_are_hashed_and_told(tmp_path):
     release = make_release(90, shape=(3, 256, 256))
     source = release.tar(tmp_path / "r.tar")
     calls = []
@@ -212,6 +213,27 @@ def test_large_members_of_a_plain_tar_are_those_that_were_hashed(tmp_path):
     assert_store_ok(tmp_path / "r.zarr", release)
     assert collection._snapshot.version.source["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert calls[-1] == (source.stat().st_size, source.stat().st_size)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_members_are_those_that_were_hashed(tmp_path, monkeypatch, restored):
+    """The archive changes once it is hashed and before workers read; whether its time is put back or not."""
+    source = make_release(6, shape=(1, 256, 256)).tar(tmp_path / "r.tar")
+    finish = PlainFile.finish
+
+    def finish_and_change(plain):
+        digest, status = finish(plain), source.stat()
+        with source.open("r+b") as file:
+            file.seek(status.st_size // 2)
+            file.write(bytes(64))
+        if restored:
+            os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return digest
+
+    monkeypatch.setattr(PlainFile, "finish", finish_and_change)
+    with pytest.raises(ArchiveError, match="the archive changed while it was read"):
+        vs.convert(source, tmp_path / "r.zarr")
+    assert not (tmp_path / "r.zarr").exists()
 
 
 def test_skip_never_takes_a_bad_archive(tmp_path):

@@ -188,12 +188,29 @@ def forge(store, change):
         lambda told: [image.update(transform="0102") for image in told["images"]],
         lambda told: [image.update(pixel_digest="AAAA") for image in told["images"]],
         lambda told: [image.update(more=1) for image in told["images"]],
+        lambda told: [image.update(member="\ud800") for image in told["images"]],
+        lambda told: told.update(shard="\ud800"),
+        lambda told: [image.update(id="\ud800") for image in told["images"]],
+        lambda told: [image.update(id=f"x{image['id']}") for image in told["images"]],
+        lambda told: [image.update(pages=2**70) for image in told["images"]],
+        lambda told: [image.update(crs=[]) for image in told["images"]],
+        lambda told: [image.update(nodata="\ud800") for image in told["images"]],
     ],
 )
 def test_forged_documents_are_of_no_use(tmp_path, source, change):
     forge(tmp_path / "r.zarr", change)
     assert convert(source, tmp_path / "r.zarr", ConvertOptions()).resumed == 0
     assert vs.open(tmp_path / "r.zarr").verify(against=source).ok
+
+
+def test_a_shard_of_which_there_is_much_to_tell_is_not_noted_down(tmp_path, work):
+    release = make_release(PER_SHARD)
+    release.members |= {n: d + os.urandom(3 << 20) for n, d in release.members.items() if n.endswith(".tif")}
+    vs.convert(release.tar(tmp_path / "r.tar"), tmp_path / "r.zarr")
+    assert_store_ok(tmp_path / "r.zarr", release)
+    written, _ = work
+    assert sum(keys.parse_shard(key) is not None for key in written) == 1
+    assert not [key for key in written if "/shard-" in key]
 
 
 @pytest.mark.parametrize("changed", ["options", "source", "time"])

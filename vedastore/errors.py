@@ -11,7 +11,7 @@
     │   ├── ImageError             exit 3   an image that cannot be read or given back exactly
     │   ├── LabelError             exit 3   a label file that is not one GeoJSON Feature with a label
     │   └── PairError              exit 3   an image without label, a label without image, an id twice
-    ├── ConflictError              exit 4   the target exists, or another writer was first
+    ├── ConflictError              exit 4   the target or a name exists, or another writer was first
     ├── StoreError                 exit 5   the store is damaged or could not be read or written
     │   └── ClusterError           exit 5   a Dask cluster was lost, or gave up
     └── UnknownOutcomeError        exit 6   a commit that may or may not have landed
@@ -132,7 +132,7 @@ class PairError(ReleaseError):
 
 
 class ConflictError(VedastoreError):
-    """The target exists already, or another writer was first."""
+    """The target exists already, the name of a version is taken, or another writer was first."""
 
     kind = "conflict"
     exit_code = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from vedastore.spec.release import MemberRole
 
 _HEAD_BYTES = 512
-_FIRST = 64
+_FIRST = 256
 EXPORT_MTIME = 315_532_800
 """1980-01-01, the date of every exported member: releases do not depend on when they were written."""
 
@@ -75,6 +75,7 @@ class ReleaseReader:
         self._limits, self._alone = limits, alone
         self._report = progress or (lambda _done, _total: None)
         self._open = ExitStack()
+        self._plain: PlainFile | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -111,9 +112,10 @@ class ReleaseReader:
         ArchiveError
             When it cannot be read, is damaged, is cut short, or holds what a release must not hold.
         """
-        with self:
-            for member in self.iter_files():
+        with self, closing(self.iter_files()) as found:
+            for member in found:
                 yield member.read(self.where) if isinstance(member, Unread) else member
+            self.check_unchanged()
 
     def iter_files(self) -> Generator[Member | Unread]:
         """Yield every member as `iter_members` does, but leave files on a local disk to be read by whoever has them.
@@ -140,6 +142,17 @@ class ReleaseReader:
         except OSError as error:
             hint = "check the path and its permissions"
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
+
+    def check_unchanged(self) -> None:
+        """Check that files which `iter_files` left unread, and which have been read, are those of the archive's hash.
+
+        Raises
+        ------
+        ArchiveError
+            When the archive has changed meanwhile.
+        """
+        if self._plain is not None:
+            self._plain.check()
 
     def _iter_remote(self, s3: S3) -> Iterator[Member | Unread]:
         with self._refusing():
@@ -176,7 +189,8 @@ class ReleaseReader:
                 self.sha256 = stream.sha256
             return
         if kind == "tar" and self.place.bucket is None:
-            with PlainFile(file, self.where, report) as plain:
+            self._plain = plain = PlainFile(file, self.where, report)
+            with plain:
                 yield from archive.iter_members(plain.read, self.where, self._limits, plain.leave)
                 self.sha256 = plain.finish()
             return
@@ -256,7 +270,7 @@ def _parts(pixels: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
 
     NumPy lets go of the interpreter's lock for more than 500 values, and has to wait for it again.
     """
-    yield pixels[:, :1, :_FIRST]
+    yield pixels[:, :1, : max(1, _FIRST // pixels.shape[0])]
     start, size = 0, 1
     while start < pixels.shape[1]:
         yield pixels[:, start : start + size]

@@ -67,7 +67,7 @@ class LocalObjects:
     @contextmanager
     def _opened(self, key: str) -> Iterator[tuple[int, int]]:
         """Give a descriptor of a regular file, and its bytes. Opening takes 4 us: too little to keep files open for."""
-        with self._translated(key):
+        with self._translated(key, GONE_HINT):
             # NONBLOCK: a FIFO would wait for ever. Put together as text: that takes a third of the time of a Path.
             descriptor = os.open(f"{self.path}/{key}", os.O_RDONLY | os.O_NONBLOCK)
             try:
@@ -294,12 +294,12 @@ class LocalObjects:
                 raise
 
     @contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
+    def _translated(self, key: str, gone_hint: str = _HINT) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             where = f"{self.url}/{key}" if key else self.url
-            hint = GONE_HINT if key and isinstance(error, FileNotFoundError) else _HINT
+            hint = gone_hint if isinstance(error, FileNotFoundError) else _HINT
             raise StoreError(error.strerror or str(error), where=where, hint=hint) from error
 
 

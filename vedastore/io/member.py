@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vedastore.errors import ArchiveError
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vedastore.model import Limits
+
+_READ_BYTES: Final = 2**30
+"""Some systems read no more at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Member:
 class Unread:
     """A file that has not been read yet, so that whoever needs it can do so himself.
 
-    It is the whole file of a path, or lies from ``offset`` in the file of a descriptor.
+    It is the whole file of a path, or lies from ``offset`` in the file of a descriptor, which only this process has.
     """
 
     name: str
@@ -121,7 +124,9 @@ def refusals(place: str) -> Iterator[None]:
 
 def _read(descriptor: int, offset: int, size: int, beyond: int = 0) -> bytes:
     """Read so many bytes, and some beyond them if they come at once: a file that grows is another one."""
-    data = os.pread(descriptor, size + beyond, offset)
-    while len(data) < size and (more := os.pread(descriptor, size + beyond - len(data), offset + len(data))):
+    data = os.pread(descriptor, min(size + beyond, _READ_BYTES), offset)
+    while len(data) < size and (
+        more := os.pread(descriptor, min(size + beyond - len(data), _READ_BYTES), offset + len(data))
+    ):
         data += more
     return data

@@ -11,7 +11,6 @@ from vedastore.errors import ArchiveError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
 _WINDOW_BYTES: Final = 16 * 2**10
 """What is read at a time: a header, and all of a small member."""
@@ -37,16 +36,19 @@ class PlainFile:
     def __init__(self, file: IO[bytes], where: str, report: Callable[[int], None]) -> None:
         self._descriptor, self._where, self._report = file.fileno(), where, report
         self._state = self._stat()
+        self._size = self._state[0]
+        self._ended = False
+        self._failure: OSError | None = None
         self._at = self._sent = self._window_at = 0
         self._window = b""
         self._digest = hashlib.sha256()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vedastore-hash")
-        self._parts: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended = True
         self._thread.shutdown(cancel_futures=True)
 
     def read(self, size: int) -> bytes:
@@ -61,28 +63,31 @@ class PlainFile:
 
     def leave(self, size: int) -> tuple[int, int] | None:
         """Pass over so many bytes, and tell where they are, (descriptor, offset); None where reading them is less."""
-        if size <= _WINDOW_BYTES or self._at + size > self._state[0]:
+        if size <= _WINDOW_BYTES or self._at + size > self._size:
             return None
         place = self._descriptor, self._at
         self._pass(size)
         return place
 
     def finish(self) -> str:
-        """Return the SHA-256 of the file, all of which has been passed.
+        """Return the SHA-256 of the file, all of which has been passed."""
+        self._hash()
+        self._thread.shutdown()
+        if self._failure is not None:
+            raise self._failure
+        return self._digest.hexdigest()
+
+    def check(self) -> None:
+        """Check that what was read, by whomever, is what was hashed; the file is still open.
 
         Raises
         ------
         ArchiveError
-            When the file is another one by now: its members may not be those that were hashed.
+            When the file is another one by now.
         """
-        self._hash()
-        self._thread.shutdown()
-        for part in self._parts:
-            part.result()
         if self._stat() != self._state:
             hint = "wait until nobody writes to it"
             raise ArchiveError("the archive changed while it was read", where=self._where, hint=hint)
-        return self._digest.hexdigest()
 
     def _pass(self, size: int) -> None:
         self._at += size
@@ -91,15 +96,19 @@ class PlainFile:
             self._hash()
 
     def _hash(self) -> None:
-        self._parts.append(self._thread.submit(self._hash_part, self._sent, self._at))
+        self._thread.submit(self._hash_part, self._sent, self._at)
         self._sent = self._at
 
     def _hash_part(self, start: int, end: int) -> None:
         block = memoryview(bytearray(min(_BLOCK_BYTES, end - start)))
-        while start < end and (length := os.preadv(self._descriptor, [block[: end - start]], start)):
-            self._digest.update(block[:length])
-            start += length
+        try:
+            while not self._ended and (length := os.preadv(self._descriptor, [block[: end - start]], start)):
+                self._digest.update(block[:length])
+                start += length
+        except OSError as error:
+            self._ended, self._failure = True, error
 
-    def _stat(self) -> tuple[int, int]:
+    def _stat(self) -> tuple[int, ...]:
+        """Return what changes when the file does; some tools put the time of its content back, nobody the other one."""
         status = os.fstat(self._descriptor)
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import ConflictError, StoreError, UnknownOutcomeError
+from vedastore.errors import GONE_HINT, ConflictError, StoreError, UnknownOutcomeError
 from vedastore.io.s3 import PROBE, Answer
 from vedastore.io.upload import Upload
 
@@ -48,7 +48,12 @@ class S3Objects:
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object, or a part of it."""
-        return b"" if length == 0 else self._s3.get(key, start, length)[0]
+        try:
+            return b"" if length == 0 else self._s3.get(key, start, length)[0]
+        except StoreError as error:
+            if isinstance(error.__cause__, Answer) and error.__cause__.absent:
+                raise StoreError(error.message, where=error.where, hint=GONE_HINT) from error.__cause__
+            raise
 
     def read_parts(self, key: str, start: int, lengths: Sequence[int]) -> list[bytes]:
         """Return parts that lie one behind the other, by one request."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from vedastore.errors import GONE_HINT, StoreError, UsageError
+from vedastore.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -251,7 +251,7 @@ class S3:
     def error(self, key: str, answer: Answer) -> StoreError:
         """Return the error that an answer is to a user."""
         if answer.absent:
-            return StoreError("the object is absent", where=self.where(key), hint=GONE_HINT)
+            return StoreError("the object is absent", where=self.where(key))
         return StoreError(f"S3 did not do it: {answer}", where=self.where(key), hint=_HINT)
 
     def check_swaps(self) -> None:

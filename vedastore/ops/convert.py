@@ -103,8 +103,7 @@ def convert(
     _refuse_nesting(reader.place, parse_place(store))
     objects = open_objects(store, storage_options)
     parent = open_version(objects) if options.mode == "append" else None
-    if parent is not None:
-        check_name(options.version, parent)
+    check_name(options.version, parent)
     known = None if parent is None else KnownChips(objects, parent.root)
     write = Write(
         objects,
@@ -127,6 +126,7 @@ def convert(
                 for outcome in outcomes:
                     intake.take(outcome)
             buckets = intake.finish()
+        reader.check_unchanged()
         decisions = decide(ledger, options, reader.where, refusals)
         named = dict(buckets)
         if parent is not None:

@@ -54,7 +54,8 @@ def edit(snapshot: Snapshot, edits: Edits, *, workers: int | None = None) -> Sna
     UsageError
         When a sample that is to be added is there.
     ConflictError
-        When another writer was first with one of the samples, or too many writers are at work.
+        When the name of the version is taken, another writer was first with one of the samples, or too many writers are
+        at work.
     ReleaseError
         When a label or an image would be refused by a conversion.
     """

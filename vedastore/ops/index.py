@@ -87,9 +87,8 @@ def write_index(
 
 def _name(given: str | None, parent: Snapshot | None) -> str:
     """Return the name of a version: what the release says, or a number that none has."""
+    check_name(given, parent)
     taken = set() if parent is None else {version.version for version in parent.root.versions}
-    if parent is not None:
-        check_name(given, parent)
     return given or next(name for number in count(1) if (name := str(number)) not in taken)
 
 

@@ -9,7 +9,7 @@ from vedastore.ops.roll import Encoded, Outcome
 from vedastore.spec import keys
 from vedastore.spec.root import Bucket
 from vedastore.store.chips import ShardReader
-from vedastore.store.journal import dump_shard
+from vedastore.store.journal import LIMIT_BYTES, dump_shard
 from vedastore.store.shards import Away, ShardDraft, Spill
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class Intake:
         """Note down a shard that is written, unless an interrupted conversion has done so."""
         self._bytes[draft.spec] = self._bytes.get(draft.spec, 0) + size
         if self._write.first and draft.origin != key:
-            self._write.log(dump_shard(key, draft, self._roll.dump_images(draft.ids)))
+            images = self._roll.dump_images(draft.ids, LIMIT_BYTES // 2)
+            if images is not None:
+                self._write.log(dump_shard(key, draft, images))
 
     def __enter__(self) -> Self:
         return self

@@ -110,9 +110,9 @@ class Roll:
         taken = self._ledger.add_image(half, bucket, row)
         return self._check_id(Half(half.id, "image", half.member, half.ordinal), taken)
 
-    def dump_images(self, ids: Sequence[str]) -> str:
-        """Return images that were entered, as JSON."""
-        return self._ledger.dump_images(ids)
+    def dump_images(self, ids: Sequence[str], most: int) -> str | None:
+        """Return images that were entered, as JSON; None where that is longer than ``most``."""
+        return self._ledger.dump_images(ids, most)
 
     def add(self, outcome: LabelHalf | Other | Rejected) -> None:
         """Enter anything else."""

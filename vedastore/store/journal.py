@@ -1,7 +1,9 @@
 """What a first conversion notes down of its shards, so that it can go on where it was interrupted.
 
 The marker of a place says what is being converted there, and by which writes. Beside it, each shard that is written has
-a document of its own that says which images are in it. Nothing of both is believed: whoever goes on proves every image.
+a document of its own that says which images are in it. Whoever goes on proves of every image that its file is the one
+that was read, and that what is stored are its pixels. What else a document tells of it, as its CRS, is protected by a
+checksum, against damage alone: whoever can forge it can write to the place of the store, and so forge that.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, get_args
 from vedastore.model import Fidelity, ImageHalf, Look
 from vedastore.spec import keys
 from vedastore.spec.arrays import ChipSpec
+from vedastore.spec.release import classify
 from vedastore.store.ledger import parse_image
 from vedastore.store.scratch import open_scratch
 
@@ -27,11 +30,12 @@ if TYPE_CHECKING:
     from vedastore.io.objects import Objects
     from vedastore.store.shards import ShardDraft
 
-LIMIT_BYTES: Final = 64 * 2**20
+LIMIT_BYTES: Final = 16 * 2**20
 """A shard whose document would be longer has none, and is converted again."""
 _WRITES: Final = 8
 """Interrupted writes that a marker names."""
 _ID = re.compile(r"[0-9a-f]{32}")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SLACK_BYTES: Final = 1024
 _START_LIMIT: Final = 2**62
 _SCHEMA: Final = "CREATE TABLE kept (member TEXT PRIMARY KEY, shard TEXT, chip TEXT);"
@@ -123,7 +127,12 @@ def _parse(data: bytes) -> Iterator[tuple[str, str, str]]:
         rows = [(image["member"], told["shard"], json.dumps([place, image])) for place, image in chips]
     except (ValueError, LookupError, TypeError, RecursionError):
         return
-    yield from (row for row in rows if all(isinstance(value, str) for value in row))
+    yield from (row for row in rows if all(map(_is_text, row)))
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is text that can be written as UTF-8."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def _parse_chip(objects: Objects, key: str, told: list[Any]) -> Kept:
@@ -141,7 +150,9 @@ def _parse_chip(objects: Objects, key: str, told: list[Any]) -> Kept:
         and len(lengths) == spec.chunks_per_sample
         and max(lengths) <= most
         and start <= _START_LIMIT
-        and all(isinstance(text, str) for text in (half.id, half.crs or "", half.nodata or ""))
+        and all(text is None or _is_text(text) for text in (half.crs, half.nodata))
+        and half.pages <= _START_LIMIT
+        and half.id == classify(half.member).id
         and half.look in get_args(Look)
         and half.fidelity in get_args(Fidelity)
     )

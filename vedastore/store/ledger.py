@@ -53,14 +53,15 @@ _INSERT: Final = {
     "image": f"INSERT OR IGNORE INTO images VALUES ({', '.join('?' * 18)})",  # noqa: S608 - nothing from outside
     "label": f"INSERT OR IGNORE INTO labels VALUES ({', '.join('?' * 21)})",  # noqa: S608
 }
+_DUMP_BYTES: Final = """
+SELECT TOTAL(2 * LENGTH(envelope) + 6 * (LENGTH(images.id) + LENGTH(image_member) + IFNULL(LENGTH(crs), 0)) + 1024)
+    FROM json_each(?) AS wanted JOIN images ON images.id = wanted.value"""
 _DUMP: Final = """
-SELECT json_group_array(json(told)) FROM (
-    SELECT json_object('id', images.id, 'member', image_member, 'ordinal', image_ordinal, 'dtype', dtype,
-        'bands', bands, 'height', height, 'width', width, 'look', look, 'pages', pages, 'crs', crs,
-        'transform', hex(transform), 'nodata', nodata, 'digest', hex(image_digest),
-        'pixel_digest', hex(pixel_digest), 'fidelity', fidelity, 'envelope', hex(envelope)) AS told
-    FROM json_each(?) AS wanted JOIN images ON images.id = wanted.value ORDER BY wanted.key
-)"""
+SELECT json_group_array(json_object('id', id, 'member', image_member, 'ordinal', image_ordinal, 'dtype', dtype,
+    'bands', bands, 'height', height, 'width', width, 'look', look, 'pages', pages, 'crs', crs,
+    'transform', hex(transform), 'nodata', nodata, 'digest', hex(image_digest), 'pixel_digest', hex(pixel_digest),
+    'fidelity', fidelity, 'envelope', hex(envelope)))
+FROM (SELECT images.* FROM json_each(?) AS wanted JOIN images ON images.id = wanted.value ORDER BY wanted.key)"""
 _TRANSFORM: Final = struct.Struct("6d")
 _SIZES: Final = "Q"
 _REJECTED: Final = """
@@ -177,12 +178,16 @@ class Ledger:
         )  # fmt: skip
         return self._insert("image", row_values)
 
-    def dump_images(self, ids: Sequence[str]) -> str:
+    def dump_images(self, ids: Sequence[str], most: int) -> str | None:
         """Return images that were added, in the order of their ids: an array of JSON that `parse_image` understands.
 
-        The database makes the text, all at once: it takes a tenth of the time, and the interpreter's lock once.
+        None where it would be longer than ``most``. The database makes the text, all at once: it takes a tenth of the
+        time, and the interpreter's lock once.
         """
-        return str(self._db.execute(_DUMP, (json.dumps(ids),)).fetchone()[0])
+        wanted = (json.dumps(ids),)
+        if self._db.execute(_DUMP_BYTES, wanted).fetchone()[0] > most:
+            return None
+        return str(self._db.execute(_DUMP, wanted).fetchone()[0])
 
     def add_label(self, half: LabelHalf) -> str | None:
         """Add a label; return the member that has its id already, if one has, and add nothing then."""

@@ -112,9 +112,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def check_name(name: str | None, snapshot: Snapshot) -> None:
+def check_name(name: str | None, snapshot: Snapshot | None) -> None:
     """Refuse a name for a new version that another one has."""
-    if name in {v.version for v in snapshot.root.versions}:
+    if snapshot is not None and name in {v.version for v in snapshot.root.versions}:
         hint = "name another one with version= or --version"
         raise ConflictError(f"the store has a version {name!r} already", where=snapshot.objects.url, hint=hint)
 
