@@ -47,14 +47,14 @@ def frame(store):
 @pytest.fixture
 def reads(monkeypatch):
     """Every read of an object: its key and its bytes."""
-    found, read = [], LocalObjects.read
+    found, read = [], LocalObjects._read_part
 
-    def counted(self, key, start=0, length=None):
-        data = read(self, key, start, length)
+    def counted(self, descriptor, key, start, length):
+        data = read(self, descriptor, key, start, length)
         found.append((key, len(data)))
         return data
 
-    monkeypatch.setattr(LocalObjects, "read", counted)
+    monkeypatch.setattr(LocalObjects, "_read_part", counted)
     return found
 
 
