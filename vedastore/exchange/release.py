@@ -82,6 +82,7 @@ class ReleaseReader:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+        self._plain = None
 
     def identity(self) -> tuple[str, ...]:
         """Tell which release this is, before it is read: where it is, and of an archive what changes when it does."""
@@ -145,6 +146,8 @@ class ReleaseReader:
 
     def check_unchanged(self) -> None:
         """Check that files which `iter_files` left unread, and which have been read, are those of the archive's hash.
+
+        `iter_members` has done so by itself.
 
         Raises
         ------
