@@ -23,6 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 import vedastore as vs
+from vedastore.spec import keys
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 AUSTIN = SHARED / "data" / "veda-austin-classification-1.0.0.tar.gz"
@@ -214,6 +215,18 @@ def make_release(
         members = {f"{prefix}meta.json": json.dumps(document).encode()} | members
         members[f"{prefix}bounds.geojson"] = json.dumps(bounds).encode()
     return Release(members, top)
+
+
+def objects_of(store):
+    """All objects of a store by key; the root and its copy without the time of their commit, and their checksum."""
+    found = {p.relative_to(store).as_posix(): p.read_bytes() for p in store.rglob("*") if p.is_file()}
+    roots = {key: json.loads(data) for key, data in found.items() if key == keys.ROOT or keys.parse_root_copy(key)}
+    assert len(roots) == 2
+    for root in roots.values():
+        del root["attributes"]["vedastore"]["checksum"]
+        for version in root["attributes"]["vedastore"]["versions"]:
+            del version["created"]
+    return found | roots
 
 
 def gnu_tar_members(archive, folder):

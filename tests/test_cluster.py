@@ -1,7 +1,6 @@
 """Conversions on a Dask cluster, and in its tasks: the same bytes as anywhere, whichever worker dies."""
 
 import errno
-import json
 import os
 import signal
 import uuid
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import vedastore as vs
-from tests.builders import assert_store_ok, geotiff, make_release, pixels_of
+from tests.builders import assert_store_ok, geotiff, make_release, objects_of, pixels_of
 from vedastore.errors import ClusterError, StoreError
 from vedastore.io.objects import LocalObjects
 from vedastore.ops.cluster_crew import Cluster, _write_shard
@@ -52,18 +51,6 @@ def mixed_release(count=22):
     for number, name in enumerate([n for n in release.members if n.endswith(".tif")]):
         release.members[name] = geotiff(pixels_of(shapes[number % 4], seed=number))
     return release
-
-
-def objects_of(store):
-    """All objects of a store by key; the root and its copy without the time of their commit, and their checksum."""
-    found = {p.relative_to(store).as_posix(): p.read_bytes() for p in store.rglob("*") if p.is_file()}
-    roots = {key: json.loads(data) for key, data in found.items() if key == keys.ROOT or keys.parse_root_copy(key)}
-    assert len(roots) == 2
-    for root in roots.values():
-        del root["attributes"]["vedastore"]["checksum"]
-        for version in root["attributes"]["vedastore"]["versions"]:
-            del version["created"]
-    return found | roots
 
 
 @pytest.mark.usefixtures("small_shards", "one_write_id")

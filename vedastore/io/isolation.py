@@ -12,7 +12,6 @@ import os
 import pickle
 import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from vedastore.errors import ImageError, StoreError
-from vedastore.io.processes import not_started, start
+from vedastore.io.processes import not_started, receive, send, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +34,6 @@ BASE_BYTES: Final = 2 * 2**30
 """Address space of a child besides what a call needs: libraries, their threads' stacks and arenas."""
 _COPIES: Final = 8
 """How often an image may be in memory while it is decoded, encoded again, and compared."""
-_LENGTH: Final = struct.Struct("<Q")
 _PATIENCE: Final = 10
 """How many times its processor time a call may last: a machine may be busy, a codec may wait for ever."""
 _LEAVE_SECONDS: Final = 2
@@ -123,7 +121,7 @@ class _Child:
         finally:
             os.close(reply_end)
         _all.add(self)
-        if _receive(self._replies) is None:
+        if receive(self._replies) is None:
             code = self._process.wait()
             raise not_started(f"it ended with exit code {code}")
 
@@ -134,25 +132,18 @@ class _Child:
 
     def call(self, request: tuple[Any, ...], seconds: int) -> tuple[bool, Any]:
         """Send a call; return whether it succeeded, with its result or its error."""
-        body = pickle.dumps(request, protocol=5)
-        self._write(_LENGTH.pack(len(body)), body)
+        try:
+            send(cast("IO[bytes]", self._process.stdin), pickle.dumps(request, protocol=5))
+        except BrokenPipeError:
+            raise self._death() from None
         waiting = select.poll()
         waiting.register(self._replies, select.POLLIN)
         if not waiting.poll(seconds * 1000):
             raise _too_long()
-        reply = _receive(self._replies)
+        reply = receive(self._replies)
         if reply is None:
             raise self._death()
-        return cast("tuple[bool, Any]", pickle.loads(reply))  # noqa: S301 - our own code wrote it
-
-    def _write(self, *parts: bytes) -> None:
-        stream = cast("IO[bytes]", self._process.stdin)
-        try:
-            for part in parts:
-                stream.write(part)
-            stream.flush()
-        except BrokenPipeError:
-            raise self._death() from None
+        return cast("tuple[bool, Any]", reply)
 
     def _death(self) -> ImageError:
         code = self._process.wait()
@@ -195,15 +186,6 @@ class _Child:
 def _too_long() -> ImageError:
     hint = "--limit image_seconds=N gives it more time, if you trust the file"
     return ImageError("decoding it takes too long", hint=hint, rule="image-crash")
-
-
-def _receive(stream: IO[bytes]) -> bytes | None:
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    body = stream.read(length)
-    return body if len(body) == length else None
 
 
 def _close_idle() -> None:
@@ -252,19 +234,16 @@ def serve(replies: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, sink = sys.stdin.buffer, os.fdopen(replies, "wb")
-    sink.write(_LENGTH.pack(0))  # it is there
-    sink.flush()
-    while (request := _receive(source)) is not None:
-        cpu_seconds, memory_bytes, function, args, kwargs = pickle.loads(request)  # noqa: S301 - our own code wrote it
+    send(sink, pickle.dumps(True))  # it is there
+    while (request := receive(source)) is not None:
+        cpu_seconds, memory_bytes, function, args, kwargs = request
         del request
         used = resource.getrusage(resource.RUSAGE_SELF)
         _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds)
         _limit(resource.RLIMIT_AS, BASE_BYTES + memory_bytes)
         reply = _answer(function, args, kwargs)
         del args, kwargs
-        sink.write(_LENGTH.pack(len(reply)))
-        sink.write(reply)
-        sink.flush()
+        send(sink, reply)
 
 
 def _limit(what: int, soft: int) -> None:

@@ -92,7 +92,7 @@ class LocalObjects:
             return (self.path / key).stat().st_size
         return None
 
-    def write(self, key: str, parts: Iterable[bytes]) -> int:
+    def write(self, key: str, parts: Iterable[bytes | memoryview]) -> int:
         """Write a whole object, a file and its directory, both synced; it has its name once it is whole.
 
         One that is there is replaced, never written over: versions share some, and an interrupted write spoils none. So

@@ -47,7 +47,7 @@ class Objects(Protocol):
     def size(self, key: str) -> int | None:
         """Return an object's bytes; None where it is absent."""
 
-    def write(self, key: str, parts: Iterable[bytes]) -> int:
+    def write(self, key: str, parts: Iterable[bytes | memoryview]) -> int:
         """Write a whole object, durable on return; give its bytes."""
 
     def read_tagged(self, key: str, most: int) -> tuple[bytes, str] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -18,11 +19,17 @@ from vedastore.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_START: Final = "import sys, pickle; sys.path[:] = pickle.load(sys.stdin.buffer); serve, args = \
-pickle.load(sys.stdin.buffer); serve(*args)"
+_START: Final = """
+import gc, pickle, sys
+gc.set_threshold(50_000)
+sys.path[:] = pickle.load(sys.stdin.buffer)
+serve, args = pickle.load(sys.stdin.buffer)
+serve(*args)
+"""  # many objects come and go, and few cycles: the default would search for them all the time
 _FIRST_FREE: Final = 3
 _ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
 """Tells glibc to keep the memory of buffers that come and go, instead of asking the system for new pages each time."""
+_LENGTH: Final = struct.Struct("<Q")
 
 
 def start(serve: Callable[..., None], *args: Any, keep: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -66,3 +73,20 @@ def not_started(why: str) -> StoreError:
     """Say that a process could not be started."""
     message = f"a process that this one needs cannot be started: {why}"
     return StoreError(message, where=sys.executable, hint="check the limits on processes and memory")
+
+
+def send(stream: IO[bytes], body: bytes) -> None:
+    """Write a message, pickled, for `receive`."""
+    stream.write(_LENGTH.pack(len(body)))
+    stream.write(body)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """Read the next message of a process of ours; None where there is none, or only a part of it."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    body = stream.read(length)
+    return pickle.loads(body) if len(body) == length else None  # noqa: S301 - our own code wrote it

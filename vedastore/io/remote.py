@@ -68,7 +68,7 @@ class S3Objects:
         found = self._s3.head(key)
         return None if found is None else int(found["ContentLength"])
 
-    def write(self, key: str, parts: Iterable[bytes]) -> int:
+    def write(self, key: str, parts: Iterable[bytes | memoryview]) -> int:
         """Write a whole object; S3 keeps what it has acknowledged."""
         with Upload(self._s3, key) as upload:
             for part in parts:

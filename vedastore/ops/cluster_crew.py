@@ -6,23 +6,22 @@ had is made again, by others, where it dies: Dask knows how.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from vedastore.errors import StoreError
-from vedastore.ops.cluster import Workers, await_ends, count_threads
+from vedastore.ops.cluster import await_ends, count_threads
 from vedastore.ops.crew import Crew
 from vedastore.ops.roll import Encoded
-from vedastore.ops.workers import IN_FLIGHT_BYTES, open_executor
+from vedastore.ops.workers import IN_FLIGHT_BYTES
 from vedastore.store.shards import Away
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from vedastore.io.objects import Objects
-    from vedastore.ops.cluster import Task
+    from vedastore.ops.cluster import Task, Workers
     from vedastore.ops.roll import Outcome
     from vedastore.ops.workers import Promise
     from vedastore.store.commit import Write
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
 _THREADS: Final = 8
 """Threads that the batches in flight of one process are enough for."""
 _HINT: Final = "give the workers a path that leads to the same directory everywhere, or s3://"
-
-
-@contextmanager
-def open_crew(workers: int | None = None, client: Any = None) -> Iterator[Crew]:
-    """Give threads, or the workers of a Dask cluster: of the client named, or of the active one."""
-    with (
-        open_executor(workers, client) as executor,
-        Cluster(executor) if isinstance(executor, Workers) else Crew(executor) as crew,
-    ):
-        yield crew
 
 
 class Cluster(Crew):

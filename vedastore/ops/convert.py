@@ -13,7 +13,7 @@ from vedastore.errors import UsageError, VedastoreError
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io.files import scratch_errors
 from vedastore.io.objects import open_objects
-from vedastore.ops.cluster_crew import open_crew
+from vedastore.ops.crews import open_crew
 from vedastore.ops.decisions import Refusals, decide
 from vedastore.ops.index import write_index
 from vedastore.ops.intake import Intake

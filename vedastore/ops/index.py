@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, replace
-from importlib.metadata import version as library_version
 from itertools import compress, count, islice, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from vedastore.ops.checks import check_release, ordered
+from vedastore.ops.options import library_versions
 from vedastore.ops.rows import RowWriter, put_on_top
 from vedastore.ops.succession import plan_append
 from vedastore.ops.workers import batched_bytes
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES: Final = 2 * 2**20
 _MEMBER_ROWS: Final = 1024
-_LIBRARIES: Final = ("vedastore", "imagecodecs", "numcodecs", "pyarrow", "pyproj", "rasterio", "zstandard")
 
 
 def write_index(
@@ -129,11 +128,6 @@ def _provenance(reader: ReleaseReader, options: ConvertOptions) -> dict[str, Any
         "options": {k: v for k, v in asdict(options).items() if v is not None},
         "libraries": library_versions(),
     }
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that what is stored depends on."""
-    return {name: library_version(name) for name in _LIBRARIES}
 
 
 def _stem(where: str) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _UNITS: Final = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TEXT_CHARS: Final = 4096
+_LIBRARIES: Final = ("vedastore", "imagecodecs", "numcodecs", "pyarrow", "pyproj", "rasterio", "zstandard")
 
 
 def parse_limits(texts: Iterable[str]) -> Limits:
@@ -74,3 +75,10 @@ class ConvertOptions:
                 told = ", ".join(repr(a) for a in allowed if a is not None)
                 raise UsageError(f"{option} is {value!r}", hint=f"it can be {told}")
         check_texts(name=self.name, version=self.version)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that what is stored depends on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in _LIBRARIES}

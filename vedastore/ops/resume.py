@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vedastore.errors import StoreError
 from vedastore.exchange.release import pixel_digest
-from vedastore.ops.index import library_versions
+from vedastore.ops.options import library_versions
 from vedastore.spec.arrays import ChipSpec
 from vedastore.spec.release import classify
 from vedastore.store.chips import decode_chip

@@ -92,7 +92,8 @@ def read_batch(
             if options.on_error == "raise":
                 raise
             kind: Literal["image", "label"] = "image" if role.kind == "image" else "label"
-            outcomes.append(Rejected(Half(role.id, kind, member.name, member.ordinal), error))
+            bare = error.with_traceback(None)  # its frames have these outcomes, and the file
+            outcomes.append(Rejected(Half(role.id, kind, member.name, member.ordinal), bare))
     return outcomes
 
 

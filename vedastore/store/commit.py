@@ -175,7 +175,7 @@ class Write:
             return None
         return size
 
-    def put(self, key: str, parts: Iterable[bytes]) -> int:
+    def put(self, key: str, parts: Iterable[bytes | memoryview]) -> int:
         """Write one object, durable on return; give its bytes. May be called from any thread."""
         self.note(key)
         return self.objects.write(key, parts)

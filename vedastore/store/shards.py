@@ -92,7 +92,7 @@ class Spill:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._end = 0
 
-    def write(self, data: bytes) -> tuple[int, int]:
+    def write(self, data: bytes | memoryview) -> tuple[int, int]:
         """Append bytes; give their place, (offset, length)."""
         self._file.write(data)
         self._file.flush()
@@ -110,13 +110,13 @@ class Spill:
 
 
 class Holder(Protocol):
-    """Chunks of some chips in the memory of another process."""
+    """Chunks of some chips in the memory of another process, or shared with one."""
 
     @property
     def size_bytes(self) -> int:
         """What it takes, there and on the way there, as long as it is held."""
 
-    def take(self, positions: Sequence[int]) -> list[tuple[bytes, ...]]:
+    def take(self, positions: Sequence[int]) -> Sequence[tuple[bytes | memoryview, ...]]:
         """Return the chunks of some of its chips."""
 
 
@@ -197,7 +197,7 @@ class ShardDraft:
         self._spilled += [self._spill.write(chunk) for chunk in self._iter_memory()]
         self._chips, self.memory_bytes = [], 0
 
-    def parts(self) -> Iterator[bytes]:
+    def parts(self) -> Iterator[bytes | memoryview]:
         """Yield the whole shard."""
         yield from map(self._spill.read, self._spilled)
         yield from self._iter_memory()
@@ -214,7 +214,7 @@ class ShardDraft:
         crc: bytes = google_crc32c.value(raw).to_bytes(CRC_BYTES, "little")
         return raw + crc
 
-    def _iter_memory(self) -> Iterator[bytes]:
+    def _iter_memory(self) -> Iterator[bytes | memoryview]:
         """Yield the chunks that are not spilled; those of one holder are asked for at once."""
         for holder, chips in groupby(self._chips, lambda chunks: chunks.holder if isinstance(chunks, Away) else None):
             if holder is None:

@@ -1,0 +1,138 @@
+"""A process that answers calls: in order, errors and all, and what becomes of calls when it dies."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from vedastore.errors import ImageError, StoreError
+from vedastore.io.peers import Peer
+
+
+def adder(*given):
+    """Add what it is made with, and the content of files."""
+    *descriptors, more = given
+
+    def add(number):
+        return number + more + sum(len(os.pread(d, 100, 0)) for d in descriptors)
+
+    return add
+
+
+def doer(what):
+    """Do something unkind."""
+
+    def do(value):
+        if what == "raise":
+            raise ImageError("no image", where="here", hint="none", rule="image-damaged")
+        if what == "exit":
+            os._exit(value)
+        if what == "wait":
+            time.sleep(value)
+        return value
+
+    return do
+
+
+@pytest.fixture
+def opened():
+    """Peers that are ended at last."""
+    peers = []
+
+    def make(*arguments, **keep):
+        peers.append(Peer(*arguments, **keep))
+        return peers[-1]
+
+    yield make
+    for peer in peers:
+        peer.close()
+
+
+def children():
+    return {p.pid for p in psutil.Process().children()}
+
+
+def test_calls_are_answered(opened):
+    peer = opened(adder, 100)
+    found = [peer.submit(n) for n in range(1000)]
+    assert [f.result() for f in found] == [*range(100, 1100)]
+    assert peer.is_ready
+    assert peer.pending == 0
+
+
+def test_descriptors_are_given_by_their_new_numbers(opened, tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_bytes(b"abc")
+    files = [path.open("rb") for path in paths]
+    peer = opened(adder, 1, keep=[file.fileno() for file in files])
+    for file in files:
+        file.close()
+    assert peer.submit(0).result() == 1 + 6
+
+
+def test_what_is_large_passes(opened):
+    """More than any pipe holds, both ways, many times over."""
+    peer = opened(doer, "return")
+    blob = os.urandom(3 * 2**20)
+    assert all(f.result() == blob for f in [peer.submit(blob) for _ in range(8)])
+
+
+def test_errors_come_back_and_harm_nothing(opened):
+    peer = opened(doer, "raise")
+    for _ in range(2):
+        with pytest.raises(ImageError, match="no image") as caught:
+            peer.submit(1).result()
+        assert (caught.value.where, caught.value.hint, caught.value.rule) == ("here", "none", "image-damaged")
+
+
+def test_a_peer_that_dies_fails_all_calls(opened):
+    """Those under way, and those that come later."""
+    peer = opened(doer, "exit")
+    found = [peer.submit(3) for _ in range(5)]
+    for future in found:
+        with pytest.raises(StoreError, match=r"ended early \(exit code 3\)"):
+            future.result(60)
+    with pytest.raises(StoreError, match="ended early"):
+        peer.submit(3).result(60)
+
+
+def test_a_peer_that_is_killed_is_named(opened):
+    before = children()
+    peer = opened(doer, "wait")
+    assert peer.submit(0).result() == 0
+    found = peer.submit(600)
+    (own,) = children() - before
+    os.kill(own, signal.SIGKILL)
+    with pytest.raises(StoreError, match="SIGKILL"):
+        found.result(60)
+
+
+def test_a_peer_that_cannot_begin_is_named(opened):
+    peer = opened(adder)  # it is given too little
+    with pytest.raises(StoreError, match="ended early"):
+        peer.submit(1).result(60)
+    with pytest.raises(StoreError, match="ended early"):
+        assert not peer.is_ready
+
+
+def test_closing_ends_what_is_under_way():
+    before = children()
+    peer = Peer(doer, "wait")
+    assert peer.submit(0).result() == 0
+    found = peer.submit(600)
+    peer.close()
+    assert children() == before
+    with pytest.raises(StoreError, match="SIGKILL"):
+        found.result(0)
+    peer.close()
+
+
+def test_nothing_that_has_begun_is_cancelled(opened):
+    """A result that nobody waits for has a place to go."""
+    peer = opened(adder, 1)
+    found = peer.submit(1)
+    assert not found.cancel()
+    assert found.result() == 2
