@@ -21,12 +21,21 @@ def adder(*given):
     return add
 
 
+class UnreadableError(Exception):
+    """One that is made of two things, and says that it is made of one."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
 def doer(what):
     """Do something unkind."""
 
     def do(value):
         if what == "raise":
             raise ImageError("no image", where="here", hint="none", rule="image-damaged")
+        if what == "unreadable":
+            raise UnreadableError(1, 2)
         if what == "exit":
             os._exit(value)
         if what == "wait":
@@ -86,6 +95,17 @@ def test_errors_come_back_and_harm_nothing(opened):
         with pytest.raises(ImageError, match="no image") as caught:
             peer.submit(1).result()
         assert (caught.value.where, caught.value.hint, caught.value.rule) == ("here", "none", "image-damaged")
+
+
+def test_an_error_that_cannot_be_read_is_an_error(opened):
+    """Nobody waits for ever for what was lost on the way."""
+    peer = opened(doer, "unreadable")
+    found = [peer.submit(1), peer.submit(1)]
+    for future in found:
+        with pytest.raises(TypeError, match="two"):
+            future.result(60)
+    with pytest.raises(StoreError, match="ended early"):
+        peer.submit(1).result(60)
 
 
 def test_a_peer_that_dies_fails_all_calls(opened):

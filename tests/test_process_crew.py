@@ -142,6 +142,17 @@ def test_who_needs_none_starts_none(tmp_path, batches, release, kind):
     assert all(member.size_bytes < 2**14 for batch in batches for member in batch)
 
 
+def test_an_append_starts_none(tmp_path, batches, release):
+    """Which chips are known, threads ask this process."""
+    source = release.directory(tmp_path / "extracted")
+    convert(source, tmp_path / "r.zarr", workers=1)
+    (source / "labels" / "3.json").write_bytes((source / "labels" / "4.json").read_bytes())
+    (source / "images" / "5.tif").write_bytes(geotiff(pixels_of((3, 96, 96), seed=99)))
+    convert(source, tmp_path / "r.zarr", mode="append", version="2")
+    assert not batches
+    assert_store_ok(tmp_path / "r.zarr")
+
+
 def test_a_small_release_starts_none(tmp_path, monkeypatch, release):
     monkeypatch.setattr(process_crew, "Peer", None)
     convert(release.directory(tmp_path / "extracted"), tmp_path / "r.zarr")

@@ -238,7 +238,7 @@ def _add_label_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_workers(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--workers", metavar="N", type=int, help="threads to use; one a core without it")
+    sub.add_argument("--workers", metavar="N", type=int, help="how many work at a time; one a core without it")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="run on the Dask cluster of this scheduler")
 
 

@@ -88,9 +88,10 @@ class Peer:
                 future.set_exception(self._death())
                 return future
             self._count += 1
+            call = pickle.dumps((self._count, args), protocol=5)
             self._pending[self._count] = future
             with suppress(BrokenPipeError):  # who listens finds out
-                send(self._calls, pickle.dumps((self._count, args), protocol=5))
+                send(self._calls, call)
         return future
 
     def close(self) -> None:
@@ -101,20 +102,25 @@ class Peer:
             self._calls.close()
 
     def _listen(self) -> None:
-        """Pass every answer on, until the process ends."""
-        while (answer := receive(self._replies)) is not None:
-            number, is_good, value = answer
-            future = self._pending.pop(number)
-            if is_good:
-                future.set_result(value)
-            else:
-                future.set_exception(value)
+        """Pass every answer on, until the process ends, or says what cannot be read."""
+        failure: Exception | None = None
+        try:
+            while (answer := receive(self._replies)) is not None:
+                number, is_good, value = answer
+                future = self._pending.pop(number)
+                if is_good:
+                    future.set_result(value)
+                else:
+                    future.set_exception(value)
+        except Exception as error:  # noqa: BLE001 - whoever waits for an answer raises it
+            failure = error
+            self._process.kill()
         self._replies.close()
         self._process.wait()
         with self._lock:
             self._dead = True
         for future in self._pending.values():
-            future.set_exception(self._death())
+            future.set_exception(failure or self._death())
 
     def _death(self) -> StoreError:
         code = self._process.wait()

@@ -115,7 +115,7 @@ def convert(
         refusals = Refusals()
         roll = Roll(ledger, options, reader.where, refusals)
         with (
-            open_crew(workers, client) as crew,
+            open_crew(workers, client, at_home=known is not None) as crew,
             closing(reader.iter_files() if crew.local else reader.iter_members()) as found,
             Intake(write, roll, crew, known) as intake,
         ):

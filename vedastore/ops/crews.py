@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_crew(workers: int | None = None, client: Any = None) -> Iterator[Crew]:
-    """Give workers of this machine, or those of a Dask cluster: of the client named, or of the active one."""
-    with open_executor(workers, client) as executor, _crew(executor, workers) as crew:
+def open_crew(workers: int | None = None, client: Any = None, *, at_home: bool = False) -> Iterator[Crew]:
+    """Give workers of this machine, or those of a Dask cluster: of the client named, or of the active one.
+
+    ``at_home``: those of this machine are threads, as they need what only this process has.
+    """
+    with open_executor(workers, client) as executor, _crew(executor, workers, at_home=at_home) as crew:
         yield crew
 
 
-def _crew(executor: Executor | Workers, workers: int | None) -> Crew:
+def _crew(executor: Executor | Workers, workers: int | None, *, at_home: bool) -> Crew:
     if isinstance(executor, Workers):
         return Cluster(executor)
-    alone = isinstance(executor, CallingThread) or count_workers(workers) == 1
-    if alone or not hasattr(os, "memfd_create"):  # to share memory without a file
+    at_home |= isinstance(executor, CallingThread) or count_workers(workers) == 1
+    if at_home or not hasattr(os, "memfd_create"):  # to share memory without a file
         return Crew(executor)
     return Processes(executor, count_workers(workers))

@@ -187,7 +187,8 @@ def convert(
     limits : Limits, optional
         What the release may ask for; more is refused.
     workers : int, optional
-        Threads; one a core without it.
+        How many work at a time, one a core without it: threads; of a large directory or plain tar processes, which
+        share no lock.
     client : distributed.Client, optional
         A cluster to run on; the active client without it, if there is one. A Dask task does the work by itself.
     progress : callable, optional
