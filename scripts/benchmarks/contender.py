@@ -37,8 +37,6 @@ class Contender:
         ``"wall"``: the whole process. Else a part of its own report, in seconds.
     writes : Path, optional
         Removed before each run, and measured after it.
-    scale : float
-        How much more work a full run would be than ``work`` of the report.
     needs : tuple of str
         Programs or modules without which it is not installed.
     check : callable, optional
@@ -55,7 +53,6 @@ class Contender:
     reports: bool = False
     writes: Path | None = None
     into_folder: bool = False
-    scale: float = 1.0
     cores: int | None = None
     needs: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
@@ -67,11 +64,8 @@ class Contender:
 
     def seconds(self, one: Run) -> float:
         """Return the time that a run stands for."""
-        parts = one.report.get("parts", {})
-        if self.clock == "wall":
-            return one.seconds + (self.scale - 1) * parts.get("work", 0.0)
-        seconds: float = parts[self.clock]
-        return self.scale * seconds
+        seconds: float = one.seconds if self.clock == "wall" else one.report["parts"][self.clock]
+        return seconds
 
     def start(self, *, watch: bool) -> Run:
         """Run it once."""

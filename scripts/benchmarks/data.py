@@ -155,9 +155,9 @@ class Data:
         if litdata:
             self._make(at.litdata, "LitData", lambda out: _run(*PYTHON, FORMATS, "litdata", at.memmap, out))
 
-    def total(self, samples: int, first: int | None = None) -> int:
-        """Return the sum of all pixels, or of those of the first chips."""
-        return int(np.load(self.places(samples).sums)[:first, 0].sum())
+    def total(self, samples: int) -> int:
+        """Return the sum of all pixels."""
+        return int(np.load(self.places(samples).sums)[:, 0].sum())
 
     def raw_bytes(self, samples: int) -> int:
         """Return how large the tar is without compression."""

@@ -112,7 +112,7 @@ GOALS = (
         faster("convert", "vedastore-files", "gzip"),
     ),
     Goal(
-        "convert, by rioxarray without its imports",
+        "convert, by `tar xzf` and rioxarray without its imports",
         "at least",
         12,
         "times as fast",
