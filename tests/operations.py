@@ -50,9 +50,21 @@ with collection.edit(version="1.0.1+1", author="Ada", message="several at once")
     edits.add({"new": (collection["2"].pixels + 1, {"boat": []}), "same": (image, label)})
     edits.update_meta({"description": "edited"})
 """
+_BY_PROCESSES = """
+import sys, time, vedastore as vs
+from vedastore.ops import convert, process_crew
+from vedastore.ops.process_crew import Processes
+def start(self, *arguments, start=Processes._start):
+    start(self, *arguments)
+    while not all(peer.is_ready for peer in self._peers):
+        time.sleep(0.01)
+process_crew.WORTH_BYTES, convert.BATCH_BYTES, Processes._start = 0, 1, start
+vs.convert(*sys.argv[2:], workers=2)
+"""
 _OVERWRITE = ("convert", "{new}", "{store}", "--overwrite")
 OPERATIONS = (
     Operation("create", ("convert", "{new}", "{store}"), release="new", again=4),
+    Operation("create-by-processes", ("-c", _BY_PROCESSES, "{files}", "{store}"), release="", again=4),
     Operation("overwrite", _OVERWRITE, (_CONVERTED,), "new"),
     Operation(
         "append", ("convert", "{new}", "{store}", "--append", "--version", "1.0.2"), (_CONVERTED,), "new", again=4
@@ -92,7 +104,7 @@ class Scene:
     def arguments(self, command):
         places = {"store": self.store, "archive": self.archive}
         places |= {name: self.inputs / f"{name}.tar.gz" for name in RELEASES}
-        places["scores"] = self.inputs / "scores.csv"
+        places |= {"scores": self.inputs / "scores.csv", "files": self.inputs / RELEASES["new"].top}
         return [word.format(**places) if word.startswith("{") else word for word in command]
 
     def prepare(self, runner, operation):
@@ -109,6 +121,7 @@ class Scene:
         self.inputs.mkdir()
         for name, release in RELEASES.items():
             release.tar_gz(self.inputs / f"{name}.tar.gz")
+        RELEASES["new"].directory(self.inputs)
         (self.inputs / "scores.csv").write_text("id,score\n0,0.5\n2,1.5\n")
 
     def copy(self, folder):
@@ -118,7 +131,7 @@ class Scene:
         return Scene(folder)
 
     def inputs_seen(self):
-        return {p.name: digest(p.read_bytes()) for p in self.inputs.iterdir()}
+        return {p.relative_to(self.inputs): digest(p.read_bytes()) for p in self.inputs.rglob("*") if p.is_file()}
 
     def seen(self):
         """What readers see of the store, and the archive."""

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import subprocess
 import time
 
 import psutil
 import pytest
 
 from vedastore.errors import ImageError, StoreError
-from vedastore.io.peers import Peer
+from vedastore.io.peers import GoneError, Peer
 
 
 def adder(*given):
@@ -38,6 +39,8 @@ def doer(what):
             raise UnreadableError(1, 2)
         if what == "exit":
             os._exit(value)
+        if what == "start":
+            return subprocess.Popen(["sleep", str(value)]).pid
         if what == "wait":
             time.sleep(value)
         return value
@@ -97,57 +100,87 @@ def test_errors_come_back_and_harm_nothing(opened):
         assert (caught.value.where, caught.value.hint, caught.value.rule) == ("here", "none", "image-damaged")
 
 
-def test_an_error_that_cannot_be_read_is_an_error(opened):
+def assert_gone(peer, futures):
+    """All calls fail, those that are made now too, and nobody waits."""
+    for future in [*futures, peer.submit(3)]:
+        with pytest.raises(GoneError):
+            future.result(60)
+    assert not peer.is_ready
+
+
+def test_an_error_that_cannot_be_read_ends_it(opened):
     """Nobody waits for ever for what was lost on the way."""
     peer = opened(doer, "unreadable")
-    found = [peer.submit(1), peer.submit(1)]
-    for future in found:
-        with pytest.raises(TypeError, match="two"):
-            future.result(60)
-    with pytest.raises(StoreError, match="ended early"):
-        peer.submit(1).result(60)
+    assert_gone(peer, [peer.submit(1), peer.submit(1)])
 
 
 def test_a_peer_that_dies_fails_all_calls(opened):
-    """Those under way, and those that come later."""
     peer = opened(doer, "exit")
-    found = [peer.submit(3) for _ in range(5)]
-    for future in found:
-        with pytest.raises(StoreError, match=r"ended early \(exit code 3\)"):
-            future.result(60)
-    with pytest.raises(StoreError, match="ended early"):
-        peer.submit(3).result(60)
+    assert_gone(peer, [peer.submit(3) for _ in range(5)])
 
 
-def test_a_peer_that_is_killed_is_named(opened):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGRTMIN + 3])
+def test_a_peer_that_is_killed_fails_all_calls(opened, number):
     before = children()
     peer = opened(doer, "wait")
     assert peer.submit(0).result() == 0
     found = peer.submit(600)
     (own,) = children() - before
-    os.kill(own, signal.SIGKILL)
-    with pytest.raises(StoreError, match="SIGKILL"):
-        found.result(60)
+    os.kill(own, number)
+    assert_gone(peer, [found])
 
 
-def test_a_peer_that_cannot_begin_is_named(opened):
+def test_a_peer_that_cannot_begin_fails_all_calls(opened):
     peer = opened(adder)  # it is given too little
-    with pytest.raises(StoreError, match="ended early"):
-        peer.submit(1).result(60)
-    with pytest.raises(StoreError, match="ended early"):
-        assert not peer.is_ready
+    assert_gone(peer, [peer.submit(1)])
 
 
 def test_closing_ends_what_is_under_way():
+    """It, and what it has started."""
     before = children()
-    peer = Peer(doer, "wait")
-    assert peer.submit(0).result() == 0
+    peer = Peer(doer, "start")
+    own = peer.submit(600).result()
     found = peer.submit(600)
     peer.close()
     assert children() == before
-    with pytest.raises(StoreError, match="SIGKILL"):
-        found.result(0)
+    assert not psutil.pid_exists(own) or psutil.Process(own).status() == psutil.STATUS_ZOMBIE
+    assert_gone(peer, [found])
     peer.close()
+
+
+def test_a_forked_process_keeps_nothing_open(opened):
+    """Else a peer that dies would never be missed, and one whose owner dies would wait for ever."""
+    peer = opened(doer, "wait")
+    assert peer.submit(0).result() == 0
+    forked = os.fork()
+    if forked == 0:
+        time.sleep(600)
+        os._exit(0)
+    try:
+        own = peer._process.pid
+        os.kill(own, signal.SIGKILL)
+        assert_gone(peer, [])
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        os.waitpid(forked, 0)
+
+
+def test_who_cannot_start_one_is_told(monkeypatch):
+    """And has nothing open that was not open before."""
+    before, descriptors = children(), psutil.Process().num_fds()
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        Peer(adder, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(StoreError, match="cannot be started"):
+        Peer(adder, 1)
+    assert children() == before
+    assert psutil.Process().num_fds() == descriptors
 
 
 def test_nothing_that_has_begun_is_cancelled(opened):

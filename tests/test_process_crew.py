@@ -2,10 +2,13 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -15,8 +18,9 @@ from hypothesis import strategies as st
 
 import vedastore as vs
 from tests.builders import assert_store_ok, geotiff, make_release, objects_of, pixels_of, read_tiff
-from vedastore.errors import ImageError, StoreError
+from vedastore.errors import ImageError
 from vedastore.io.peers import Peer
+from vedastore.io.processes import not_started
 from vedastore.ops import convert as ops
 from vedastore.ops import process_crew
 from vedastore.ops.convert import BATCH_BYTES
@@ -134,12 +138,18 @@ def test_threads_begin_and_processes_go_on(tmp_path, monkeypatch, batches):
     assert report.byte_identical == len(release.members)
 
 
-@pytest.mark.parametrize("kind", ["tar_gz", "directory"])
-def test_who_needs_none_starts_none(tmp_path, batches, release, kind):
-    """One worker, a small release, and what this process has to decompress."""
-    source = release.pack(kind, tmp_path)
-    convert(source, tmp_path / "r.zarr", workers=2 if kind == "tar_gz" else 1)
-    assert all(member.size_bytes < 2**14 for batch in batches for member in batch)
+def test_one_worker_needs_none(tmp_path, monkeypatch, release):
+    monkeypatch.setattr(process_crew, "WORTH_BYTES", 0)
+    monkeypatch.setattr(process_crew, "Peer", None)
+    convert(release.directory(tmp_path / "extracted"), tmp_path / "r.zarr", workers=1)
+    assert_store_ok(tmp_path / "r.zarr")
+
+
+def test_what_is_decompressed_here_is_read_here(tmp_path, monkeypatch, release):
+    monkeypatch.setattr(process_crew, "WORTH_BYTES", 0)
+    monkeypatch.setattr(process_crew, "Peer", None)
+    convert(release.tar_gz(tmp_path / "r.tar.gz"), tmp_path / "r.zarr")
+    assert_store_ok(tmp_path / "r.zarr", release)
 
 
 def test_an_append_starts_none(tmp_path, batches, release):
@@ -196,23 +206,90 @@ def test_a_source_that_changes_is_refused(tmp_path, monkeypatch, release, kind):
     assert not (tmp_path / "r.zarr").exists()
 
 
-@pytest.mark.usefixtures("small_shards")
-def test_a_process_that_dies_is_named_and_nothing_is_left(tmp_path, batches, monkeypatch, release):
+@pytest.mark.usefixtures("small_shards", "one_write_id")
+@pytest.mark.parametrize("how_many", ["one", "all"])
+def test_a_process_that_dies_is_not_needed(tmp_path, batches, monkeypatch, release, how_many):
+    """What it had is read again by threads, and comes at its place."""
     source = release.directory(tmp_path / "extracted")
+    convert(source, tmp_path / "thread.zarr", workers=1)
     before, submit = {p.pid for p in psutil.Process().children()}, Peer.submit
 
     def deadly(self, *told):
+        found = submit(self, *told)
         if len(batches) == 5:
-            for process in psutil.Process().children():
-                if process.pid not in before:
-                    process.send_signal(signal.SIGKILL)
-        return submit(self, *told)
+            own = [p for p in psutil.Process().children() if p.pid not in before]
+            for process in own[: 1 if how_many == "one" else None]:
+                process.send_signal(signal.SIGKILL)
+        return found
 
     monkeypatch.setattr(Peer, "submit", deadly)
-    with pytest.raises(StoreError, match=r"ended early \(SIGKILL"):
-        convert(source, tmp_path / "r.zarr")
-    assert not (tmp_path / "r.zarr").exists()
+    convert(source, tmp_path / "processes.zarr")
+    assert len(batches) >= 5
+    assert objects_of(tmp_path / "processes.zarr") == objects_of(tmp_path / "thread.zarr")
     assert {p.pid for p in psutil.Process().children()} == before
+
+
+@pytest.mark.parametrize("what", ["memory", "process", "thread"])
+def test_who_can_have_no_processes_has_threads(tmp_path, monkeypatch, release, what):
+    refusal = {"memory": OSError(12, "no memory"), "process": not_started("no"), "thread": RuntimeError("no")}[what]
+    monkeypatch.setattr(process_crew, "WORTH_BYTES", 0)
+    monkeypatch.setattr(process_crew, "_Room" if what == "memory" else "Peer", Mock(side_effect=refusal))
+    before = psutil.Process().num_fds()
+    convert(release.directory(tmp_path / "extracted"), tmp_path / "r.zarr")
+    assert psutil.Process().num_fds() == before
+    assert_store_ok(tmp_path / "r.zarr")
+
+
+WATCHED = """if True:
+    import sys, time
+    from vedastore.ops import convert, process_crew
+    from vedastore.io.peers import Peer
+    from vedastore.cli import main
+    submit = Peer.submit
+    def slow(self, *told):
+        print("reads", flush=True)
+        time.sleep(0.2)
+        return submit(self, *told)
+    Peer.submit, process_crew.WORTH_BYTES, convert.BATCH_BYTES = slow, 0, 1
+    start = process_crew.Processes._start
+    def started(self, *arguments):
+        start(self, *arguments)
+        while not all(peer.is_ready for peer in self._peers):
+            time.sleep(0.01)
+    process_crew.Processes._start = started
+    sys.exit(main(["convert", "--workers", "2", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whoever_ends_it_ends_its_processes(tmp_path, release, number):
+    """In the middle of the work; what was killed leaves what another one clears."""
+    source = release.directory(tmp_path / "extracted")
+    command = [sys.executable, "-c", WATCHED, source, tmp_path / "r.zarr"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert [process.stdout.readline() for _ in range(3)] == ["reads\n"] * 3
+        own = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert len(own) == 2
+    assert not psutil.wait_procs(own, timeout=30)[1]
+    assert process.returncode == (-number if number == signal.SIGKILL else 130)
+    assert number == signal.SIGKILL or not (tmp_path / "r.zarr").exists()
+    convert(source, tmp_path / "r.zarr")
+    assert_store_ok(tmp_path / "r.zarr")
+
+
+def test_a_limit_on_files_is_none_on_memory(tmp_path):
+    """Shared memory is a file to the system: where it may not be so large, threads go on."""
+    source = make_release(130, shape=(3, 256, 256), task="classification").directory(tmp_path / "extracted")
+    code = """if True:
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, 64 << 20))
+        from vedastore.cli import main
+        sys.exit(main(["convert", "--workers", "2", *sys.argv[1:]]))
+    """
+    subprocess.run([sys.executable, "-c", code, source, tmp_path / "r.zarr"], check=True, capture_output=True)
+    assert vs.open(tmp_path / "r.zarr").verify(source).ok
 
 
 @pytest.mark.usefixtures("small_shards", "batches")

@@ -22,6 +22,7 @@ from tests.builders import assert_store_ok, make_release
 from tests.s3_server import BUCKET, FAST, Proxy, environment, moto_server
 from vedastore.exchange.release import ReleaseReader
 from vedastore.io import remote
+from vedastore.io.peers import Peer
 from vedastore.io.s3 import PROBE, S3
 from vedastore.io.upload import PART_BYTES, Upload
 from vedastore.ops.convert import convert
@@ -416,6 +417,27 @@ def test_a_prefix_is_read_as_a_directory_is(tmp_path, s3, below):
     assert list(there.iter_members()) == list(local.iter_members())
     assert there.container == "directory"
     assert [request.lists for request in s3.requests].count(True) == 1
+
+
+def test_processes_convert_to_s3(tmp_path, s3, monkeypatch):
+    """Chunks in shared memory are sent as those of threads are, a shard in several parts."""
+    source = make_release(30, shape=(3, 512, 512)).directory(tmp_path / "extracted")
+    vs.convert(source, tmp_path / "local.zarr", workers=1)
+    read, submit = [], Peer.submit
+    monkeypatch.setattr("vedastore.ops.process_crew.WORTH_BYTES", 0)
+    monkeypatch.setattr("vedastore.ops.convert.BATCH_BYTES", 2**18)
+    monkeypatch.setattr(Peer, "is_ready", True)
+    monkeypatch.setattr(Peer, "submit", lambda self, *told: (read.append(told), submit(self, *told))[1])
+    collection = vs.convert(source, url("r.zarr"), workers=2)
+    assert len(read) >= 30
+    assert collection.verify().ok
+    there = download("r.zarr", tmp_path / "there")
+    wanted, found = (
+        sorted(f.read_bytes() for f in store.glob("chips/*/image/c/**/*") if f.is_file())
+        for store in (tmp_path / "local.zarr", there)
+    )
+    assert len(wanted) == 1
+    assert found == wanted
 
 
 def test_an_extracted_release_on_s3_is_converted(tmp_path, s3, archive):

@@ -116,7 +116,7 @@ GOALS = (
         "at least",
         12,
         "times as fast",
-        faster("convert", "vedastore", "rioxarray-work"),
+        faster("convert", "vedastore", "rioxarray"),
     ),
     Goal("peak memory of conversions", "below", 400, "MiB", _memory("convert")),
     Goal("peak memory of a conversion, most chips by fewest", "at most", 1.15, "times", _growth("memory")),

@@ -59,12 +59,19 @@ def plan_stack(data: Data, samples: int) -> list[Contender]:
     """Return who does the same with what is at hand."""
     release, out = data.places(samples).release, data.made / "out"
     command, check = (*PYTHON, USUAL, "convert", str(out), release), partial(_check_pixels, out, data.total(samples))
-    label = "tar xzf, then rioxarray, concat, to_zarr"
-    part = partial(Contender, chips=samples, run_of="rioxarray")
+    stacked = partial(Contender, chips=samples, reports=True)
+    note = "without imports; files on disk"
     return [
-        Contender("rioxarray", label, command, samples, reports=True, writes=out, check=check),
-        part("rioxarray-work", "the same, imports left out", clock="work"),
-        part("rioxarray-stack", "the same, imports and tar left out", clock="stack", note="from files on disk"),
+        stacked(
+            "rioxarray",
+            "tar xzf, then rioxarray, concat, to_zarr",
+            command,
+            clock="work",
+            writes=out,
+            check=check,
+            note="without imports",
+        ),
+        stacked("rioxarray-stack", "rioxarray, concat, to_zarr", run_of="rioxarray", clock="stack", note=note),
     ]
 
 

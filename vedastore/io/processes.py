@@ -32,11 +32,12 @@ _ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THR
 _LENGTH: Final = struct.Struct("<Q")
 
 
-def start(serve: Callable[..., None], *args: Any, keep: Sequence[int]) -> subprocess.Popen[bytes]:
+def start(serve: Callable[..., None], *args: Any, keep: Sequence[int], leads: bool = False) -> subprocess.Popen[bytes]:
     """Start a process that calls ``serve(*keep, *args)``, a function of a module, and nothing else.
 
     ``keep`` are descriptors that stay open in it; they may have other numbers there. Its standard input is a pipe that
-    is the function's to read; whatever it prints goes nowhere.
+    is the function's to read; whatever it prints goes nowhere. ``leads``: it and what it starts are a group of their
+    own, which can be ended at once.
 
     Raises
     ------
@@ -56,6 +57,7 @@ def start(serve: Callable[..., None], *args: Any, keep: Sequence[int]) -> subpro
             stderr=subprocess.DEVNULL,
             pass_fds=given,
             env={**os.environ, **_ALLOCATOR},
+            process_group=0 if leads else None,
         )
     except OSError as error:
         raise not_started(str(error.strerror)) from error

@@ -2,22 +2,25 @@
 
 Each process reads, decodes, hashes and encodes batches, and forgets them. Chunks come back in memory that all of them
 share; this process decides which chip goes where, and is the only one that writes. Threads begin while the processes
-start, so that a small release never sees them; they also read what has to be decompressed or fetched by this process,
-which is what takes most of the time then.
+start, so that a small release never sees them. They also read what this process has to decompress or to fetch, which
+is what takes most of the time then, and the batches of a process that dies.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from vedastore.errors import StoreError
 from vedastore.io.member import Member, Unread
-from vedastore.io.peers import Peer
+from vedastore.io.peers import GoneError, Peer
 from vedastore.ops.crew import Crew
 from vedastore.ops.resume import Known
 from vedastore.ops.roll import Encoded
@@ -59,17 +62,14 @@ class Processes(Crew):
         super().__init__(executor)
         self._most = min(count, _MOST)
         self._passed_bytes = 0
+        self._room: _Room | None = None
         self._peers: list[Peer] = []
         self._sources: tuple[int, ...] = ()
-        self._room = _Room()
 
     def settle(self) -> None:
         """Wait until no write is under way, and end the processes."""
         super().settle()
-        for peer in self._peers:
-            peer.close()
-        self._peers = []
-        self._room.close()
+        self._end()
 
     def submit(self, read: Callable[[Any], Any], batch: Any, /) -> Promise[Any]:
         """Have a batch read; the chunks of its images are `Away`, in shared memory, where there was room for them."""
@@ -78,20 +78,37 @@ class Processes(Crew):
             self._passed_bytes += sum(member.size_bytes for member in members)
             unread = [member for member in members if isinstance(member, Unread)]
             sources = {member.source for member in unread if isinstance(member.source, int)}
-            if unread and self._passed_bytes >= WORTH_BYTES and not self._peers:
+            if unread and self._passed_bytes >= WORTH_BYTES and self._room is None:
                 self._start(read, tuple(sources))
             ready = [peer for peer in self._peers if peer.is_ready]
-            if ready and sources.issubset(self._sources):
+            if self._room and ready and sources.issubset(self._sources):
                 slot = self._room.take()
                 found = min(ready, key=lambda peer: peer.pending).submit(batch, slot)
-                return _Reading(found, self._room, slot)
+                return _Reading(found, self._room, slot, partial(super().submit, read, batch))
         return super().submit(read, batch)
 
     def _start(self, read: Callable[[Any], Any], sources: tuple[int, ...]) -> None:
-        """Start all processes; they are given the descriptors that files are read from."""
+        """Start all processes; they are given the descriptors that files are read from.
+
+        They are a help, and no need: where the system refuses them, threads go on.
+        """
         self._sources = sources
-        for _ in range(self._most):
-            self._peers.append(Peer(_make_reader, sources, _SLOT_BYTES, read, keep=(self._room.descriptor, *sources)))
+        try:
+            self._room = _Room()
+            for _ in range(self._most):
+                keep = self._room.descriptor, *sources
+                self._peers.append(Peer(_make_reader, sources, _SLOT_BYTES, read, keep=keep))
+        except (StoreError, OSError, RuntimeError):
+            self._end()
+            self._passed_bytes = -sys.maxsize
+
+    def _end(self) -> None:
+        for peer in self._peers:
+            peer.close()
+        self._peers = []
+        if self._room:
+            self._room.close()
+        self._room = None
 
 
 class _Room:
@@ -122,13 +139,15 @@ class _Room:
             self.memory.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Reading:
-    """The outcomes of a batch to come."""
+    """The outcomes of a batch to come; where a process is gone, ``again`` has the batch read by threads."""
 
     found: Future[Any]
     room: _Room
     slot: int | None
+    again: Callable[[], Promise[list[Outcome]]]
+    taken: list[Outcome] | None = None
 
     def done(self) -> bool:
         return self.found.done()
@@ -137,12 +156,18 @@ class _Reading:
         return self.found.cancel()
 
     def result(self) -> list[Outcome]:
-        outcomes, places = self.found.result()
-        shelf = _Shelf(self.room, self.slot, places)
-        return [
-            replace(outcome, chunks=Away(shelf, position, place[1])) if place else outcome
-            for position, (outcome, place) in enumerate(zip(outcomes, places, strict=True))
-        ]
+        if self.taken is None:
+            try:
+                outcomes, places = self.found.result()
+            except GoneError:  # its slot is nobody's any more: it may have been written to the end
+                self.taken = self.again().result()
+            else:
+                shelf = _Shelf(self.room, self.slot, places)  # one: it gives the slot back
+                self.taken = [
+                    replace(outcome, chunks=Away(shelf, position, place[1])) if place else outcome
+                    for position, (outcome, place) in enumerate(zip(outcomes, places, strict=True))
+                ]
+        return self.taken
 
 
 class _Shelf:

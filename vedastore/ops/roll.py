@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -92,8 +93,8 @@ def read_batch(
             if options.on_error == "raise":
                 raise
             kind: Literal["image", "label"] = "image" if role.kind == "image" else "label"
-            bare = error.with_traceback(None)  # its frames have these outcomes, and the file
-            outcomes.append(Rejected(Half(role.id, kind, member.name, member.ordinal), bare))
+            told = copy(error)  # without the frames of this one and its causes, which have the outcomes and the file
+            outcomes.append(Rejected(Half(role.id, kind, member.name, member.ordinal), told))
     return outcomes
 
 
