@@ -21,7 +21,7 @@ A message says what and why; ``where`` names the place (archive and member, or s
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 GONE_HINT: Final = "open the store again: another version may have taken its place; vedastore verify tells if not"
 _MESSAGE_CHARS = 600  # messages quote their input, and inputs can be long
@@ -65,6 +65,11 @@ class VedastoreError(Exception):
         place = f"{self.where}: " if self.where else ""
         advice = f" ({self.hint})" if self.hint else ""
         return f"{place}{self.message}{advice}"
+
+    def alone(self) -> Self:
+        """Give the same error without its traceback and its causes: they hold on to what it is about."""
+        # Not copy(): some libraries have it take the traceback along.
+        return type(self)(self.message, where=self.where, hint=self.hint, rule=self.rule)
 
     def at(self, where: str) -> VedastoreError:
         """Give the same error a place, in front of the place that it names already."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -93,8 +92,7 @@ def read_batch(
             if options.on_error == "raise":
                 raise
             kind: Literal["image", "label"] = "image" if role.kind == "image" else "label"
-            told = copy(error)  # without the frames of this one and its causes, which have the outcomes and the file
-            outcomes.append(Rejected(Half(role.id, kind, member.name, member.ordinal), told))
+            outcomes.append(Rejected(Half(role.id, kind, member.name, member.ordinal), error.alone()))
     return outcomes
 
 
