@@ -82,9 +82,8 @@ def release():
 
 
 @pytest.mark.usefixtures("small_shards", "one_write_id")
-@pytest.mark.parametrize("kind", ["directory", "tar"])
+@pytest.mark.parametrize(("kind", "slots"), [("directory", 0), ("tar", 3), ("directory", 96)])
 @pytest.mark.parametrize("shapes", [[(3, 96, 96)], [(3, 96, 96), (1, 150, 150), (2, 8, 8)]], ids=["one shape", "three"])
-@pytest.mark.parametrize("slots", [0, 3, 96])
 def test_the_same_bytes_as_by_one_thread(tmp_path, batches, monkeypatch, *, kind, shapes, slots):
     """Whether there is shared memory for the chunks of all batches, of some, or of none."""
     release = make_mixed(shapes * (24 // len(shapes)))
