@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import uuid
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,27 +13,11 @@ from vedastore.io.objects import LocalObjects
 from vedastore.ops.cluster_crew import Cluster, _write_shard
 from vedastore.ops.convert import convert
 from vedastore.ops.options import ConvertOptions
-from vedastore.spec import arrays, keys
+from vedastore.spec import keys
 from vedastore.store.commit import Write
 
 distributed = pytest.importorskip("distributed")
 IMAGE_BYTES = 3 * 32 * 40
-
-
-@pytest.fixture
-def small_shards(monkeypatch):
-    """Four chips of the usual shape a shard, one or two a batch."""
-    arrays._spec_of.cache_clear()
-    monkeypatch.setattr(arrays, "SHARD_TARGET_BYTES", 4 * IMAGE_BYTES)
-    monkeypatch.setattr("vedastore.ops.convert.BATCH_BYTES", 2 * IMAGE_BYTES)
-    yield
-    arrays._spec_of.cache_clear()
-
-
-@pytest.fixture
-def one_write_id(monkeypatch):
-    same = SimpleNamespace(uuid4=lambda: uuid.UUID(int=0x5C0FFEE1))
-    monkeypatch.setattr("vedastore.store.commit.uuid", same)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -26,25 +24,8 @@ from vedastore.ops import process_crew
 from vedastore.ops.convert import BATCH_BYTES
 from vedastore.ops.options import ConvertOptions
 from vedastore.ops.process_crew import WORTH_BYTES, Processes
-from vedastore.spec import arrays
 
-IMAGE_BYTES = 3 * 32 * 40
 WORTH_READING = 16 * 2**10
-
-
-@pytest.fixture
-def small_shards(monkeypatch):
-    """Four chips of the usual shape a shard, one or two a batch."""
-    arrays._spec_of.cache_clear()
-    monkeypatch.setattr(arrays, "SHARD_TARGET_BYTES", 4 * IMAGE_BYTES)
-    monkeypatch.setattr("vedastore.ops.convert.BATCH_BYTES", 2 * IMAGE_BYTES)
-    yield
-    arrays._spec_of.cache_clear()
-
-
-@pytest.fixture
-def one_write_id(monkeypatch):
-    monkeypatch.setattr("vedastore.store.commit.uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=0x5C0FFEE1)))
 
 
 @pytest.fixture
