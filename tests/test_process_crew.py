@@ -221,7 +221,8 @@ def test_who_can_have_no_processes_has_threads(tmp_path, monkeypatch, release, w
 
 
 WATCHED = """if True:
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts in the background ignores it
     from vedastore.ops import convert, process_crew
     from vedastore.io.peers import Peer
     from vedastore.cli import main
