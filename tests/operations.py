@@ -51,14 +51,10 @@ with collection.edit(version="1.0.1+1", author="Ada", message="several at once")
     edits.update_meta({"description": "edited"})
 """
 _BY_PROCESSES = """
-import sys, time, vedastore as vs
+import sys, vedastore as vs
+from vedastore.io.peers import Peer
 from vedastore.ops import convert, process_crew
-from vedastore.ops.process_crew import Processes
-def start(self, *arguments, start=Processes._start):
-    start(self, *arguments)
-    while not all(peer.is_ready for peer in self._peers):
-        time.sleep(0.01)
-process_crew.WORTH_BYTES, convert.BATCH_BYTES, Processes._start = 0, 1, start
+process_crew.WORTH_BYTES, convert.BATCH_BYTES, Peer.is_ready = 0, 1, True
 vs.convert(*sys.argv[2:], workers=2)
 """
 _OVERWRITE = ("convert", "{new}", "{store}", "--overwrite")

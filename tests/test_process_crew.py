@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -31,15 +30,9 @@ WORTH_READING = 16 * 2**10
 @pytest.fixture
 def batches(monkeypatch):
     """Processes from the first batch on; the batches that they were given."""
-    found, start, submit = [], Processes._start, Peer.submit
-
-    def started(self, *arguments):
-        start(self, *arguments)
-        while not all(peer.is_ready for peer in self._peers):
-            time.sleep(0.01)
-
+    found, submit = [], Peer.submit
     monkeypatch.setattr(process_crew, "WORTH_BYTES", 0)
-    monkeypatch.setattr(Processes, "_start", started)
+    monkeypatch.setattr(Peer, "is_ready", True)  # who is not yet there finds its calls later
     monkeypatch.setattr(Peer, "submit", lambda self, *told: (found.append(told[0]), submit(self, *told))[1])
     return found
 
@@ -231,13 +224,7 @@ WATCHED = """if True:
         print("reads", flush=True)
         time.sleep(0.2)
         return submit(self, *told)
-    Peer.submit, process_crew.WORTH_BYTES, convert.BATCH_BYTES = slow, 0, 1
-    start = process_crew.Processes._start
-    def started(self, *arguments):
-        start(self, *arguments)
-        while not all(peer.is_ready for peer in self._peers):
-            time.sleep(0.01)
-    process_crew.Processes._start = started
+    Peer.submit, Peer.is_ready, process_crew.WORTH_BYTES, convert.BATCH_BYTES = slow, True, 0, 1
     sys.exit(main(["convert", "--workers", "2", *sys.argv[1:]]))
 """
 

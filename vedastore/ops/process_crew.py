@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -78,7 +77,7 @@ class Processes(Crew):
             self._passed_bytes += sum(member.size_bytes for member in members)
             unread = [member for member in members if isinstance(member, Unread)]
             sources = {member.source for member in unread if isinstance(member.source, int)}
-            if unread and self._passed_bytes >= WORTH_BYTES and self._room is None:
+            if unread and self._passed_bytes >= WORTH_BYTES and self._most and self._room is None:
                 self._start(read, tuple(sources))
             ready = [peer for peer in self._peers if peer.is_ready]
             if self._room and ready and sources.issubset(self._sources):
@@ -100,7 +99,7 @@ class Processes(Crew):
                 self._peers.append(Peer(_make_reader, sources, _SLOT_BYTES, read, keep=keep))
         except (StoreError, OSError, RuntimeError):
             self._end()
-            self._passed_bytes = -sys.maxsize
+            self._most = 0
 
     def _end(self) -> None:
         for peer in self._peers:
