@@ -135,7 +135,7 @@ def test_no_bucket_of_other_chips(arguments):
 @given(st.data(), SPECS)
 def test_a_chip_comes_back(data, spec):
     pixels = data.draw(hnp.arrays(spec.dtype, spec.shape))
-    back = decode_chip(encode_chip(pixels, spec), spec, WHERE)
+    back = decode_chip(encode_chip(pixels, spec).chunks, spec, WHERE)
     assert (back.dtype, back.shape) == (np.dtype(spec.dtype), spec.shape)
     assert back.tobytes() == pixels.tobytes()
     assert not back.flags.writeable
@@ -152,12 +152,12 @@ def test_the_layout_in_memory_does_not_matter(dtype):
 @pytest.mark.parametrize("spec", HUGE)
 def test_a_tiled_chip_comes_back(spec):
     pixels = chip_of(spec)
-    chunks = encode_chip(pixels, spec)
+    chunks = encode_chip(pixels, spec).chunks
     assert len(chunks) == spec.chunks_per_sample > 1
     assert np.array_equal(decode_chip(chunks, spec, WHERE), pixels)
 
 
-SPECIMENS = {spec: encode_chip(chip_of(spec), spec)[0] for spec in (RGB, WIDE)}
+SPECIMENS = {spec: encode_chip(chip_of(spec), spec).chunks[0] for spec in (RGB, WIDE)}
 
 
 @given(st.sampled_from(list(SPECIMENS)), st.integers(0), st.integers(0, 7))
@@ -190,7 +190,7 @@ def test_a_forged_chunk_is_refused(spec, body):
 def test_pixels_of_another_size_are_refused(spec):
     other = ChipSpec(spec.dtype, spec.bands, spec.height, spec.width + 1)
     with pytest.raises(StoreError, match="pixels are damaged"):
-        decode_chip(encode_chip(chip_of(other), other), spec, WHERE)
+        decode_chip(encode_chip(chip_of(other), other).chunks, spec, WHERE)
 
 
 def test_a_chunk_that_declares_a_terabyte_is_refused_before_allocating():
@@ -283,11 +283,11 @@ def test_a_draft_tells_its_memory():
         draft = ShardDraft(RGB, spill)
         chunks = encode_chip(chip_of(RGB), RGB)
         draft.append(chunks)
-        assert (draft.samples, draft.full, draft.memory_bytes) == (1, False, len(chunks[0]))
+        assert (draft.samples, draft.full, draft.memory_bytes) == (1, False, *chunks.lengths)
         draft.spill()
         assert draft.memory_bytes == 0
         draft.append(chunks)
-        assert (draft.samples, draft.memory_bytes) == (2, len(chunks[0]))
+        assert (draft.samples, draft.memory_bytes) == (2, *chunks.lengths)
 
 
 @pytest.fixture(scope="module")

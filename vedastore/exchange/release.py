@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from vedastore.spec.release import MemberRole
 
 _HEAD_BYTES = 512
-_FIRST = 256
+_CORNER, _FIRST = 8, 256
 EXPORT_MTIME = 315_532_800
 """1980-01-01, the date of every exported member: releases do not depend on when they were written."""
 
@@ -219,16 +219,17 @@ def read_image(
     except ImageError as error:
         raise error.at(where) from error
     pixels = decoded.pixels
-    if not ChipSpec.of(pixels).interleaved:
+    spec = ChipSpec.of(pixels)
+    if not spec.interleaved:
         pixels = np.ascontiguousarray(pixels)  # once, for the digest and the encoder
     half = ImageHalf(
         id=role.id,
         member=member.name,
         ordinal=member.ordinal,
-        dtype=pixels.dtype.name,
-        bands=pixels.shape[0],
-        height=pixels.shape[1],
-        width=pixels.shape[2],
+        dtype=spec.dtype,
+        bands=spec.bands,
+        height=spec.height,
+        width=spec.width,
         look=look(pixels, decoded.nodata),
         pages=pages,
         crs=decoded.crs,
@@ -262,10 +263,18 @@ def look(pixels: np.ndarray[Any, Any], nodata: str | None) -> Look:
     >>> look(zeros, None), look(zeros + 7, None), look(zeros + 7, "7"), look(np.arange(4).reshape(1, 2, 2), None)
     ('black', 'constant', 'black', 'varied')
     """
+    if nodata is None and pixels.dtype.kind in "iu" and _differ(pixels):
+        return "varied"
     if all(_is_blank(part, nodata) for part in _parts(pixels)):
         return "black"
     first = pixels[:, :1, :1]
     return "constant" if all(_is_same(part, first) for part in _parts(pixels)) else "varied"
+
+
+def _differ(pixels: np.ndarray[Any, Any]) -> bool:
+    """Tell whether the first pixels of the first band differ: so they do in most images, and arrays cost more."""
+    first, *others = pixels[0, 0, :_CORNER].tolist()
+    return any(value != first for value in others)
 
 
 def _parts(pixels: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:

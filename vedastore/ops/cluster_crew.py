@@ -15,7 +15,7 @@ from vedastore.ops.cluster import await_ends, count_threads
 from vedastore.ops.crew import Crew
 from vedastore.ops.roll import Encoded
 from vedastore.ops.workers import IN_FLIGHT_BYTES
-from vedastore.store.shards import Away
+from vedastore.store.shards import Away, Here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,25 +115,23 @@ class _Held:
     def __init__(self, workers: Workers, outcomes: Task, size_bytes: int) -> None:
         self._workers, self.outcomes, self.size_bytes = workers, outcomes, size_bytes
 
-    def take(self, positions: Sequence[int]) -> list[tuple[bytes, ...]]:
-        chunks: list[tuple[bytes, ...]] = self._workers.submit(_take_chunks, self.outcomes.future, positions).result()
-        return chunks
+    def take(self, positions: Sequence[int]) -> list[bytes]:
+        parts: list[bytes] = self._workers.submit(_take_parts, self.outcomes.future, positions).result()
+        return parts
 
 
 def _without_chunks(outcomes: list[Outcome]) -> list[tuple[Outcome, tuple[int, ...]]]:
     """Return outcomes without chunks, each with the lengths of those that it had."""
-    return [
-        (replace(o, chunks=()), tuple(map(len, _chunks_of(o)))) if isinstance(o, Encoded) else (o, ()) for o in outcomes
-    ]
+    return [(replace(o, chunks=Here()), o.chunks.lengths) if isinstance(o, Encoded) else (o, ()) for o in outcomes]
 
 
-def _take_chunks(outcomes: list[Outcome], positions: Sequence[int]) -> list[tuple[bytes, ...]]:
-    return [_chunks_of(outcomes[position]) for position in positions]
+def _take_parts(outcomes: list[Outcome], positions: Sequence[int]) -> list[bytes | memoryview]:
+    return [part for position in positions for part in _parts_of(outcomes[position])]
 
 
-def _chunks_of(outcome: Outcome) -> tuple[bytes, ...]:
+def _parts_of(outcome: Outcome) -> tuple[bytes | memoryview, ...]:
     """Return the chunks of an image where they are."""
-    return cast("tuple[bytes, ...]", cast("Encoded", outcome).chunks)
+    return cast("Here", cast("Encoded", outcome).chunks).parts
 
 
 def _write_shard(
@@ -151,5 +149,5 @@ def _write_shard(
         raise StoreError("a worker does not see the store", where=objects.url, hint=_HINT)
     if write_id and write_id.encode() not in objects.read(witness):  # the shard would take the place of another one's
         raise StoreError("another conversion is under way here by now", where=objects.url)
-    chunks = chain.from_iterable(_chunks_of(batches[batch][position]) for batch, position in chips)
-    return objects.write(key, chain(chunks, [index]))
+    parts = chain.from_iterable(_parts_of(batches[batch][position]) for batch, position in chips)
+    return objects.write(key, chain(parts, [index]))

@@ -10,7 +10,7 @@ from vedastore.spec import keys
 from vedastore.spec.root import Bucket
 from vedastore.store.chips import ShardReader
 from vedastore.store.journal import LIMIT_BYTES, dump_shard
-from vedastore.store.shards import Away, ShardDraft, Spill
+from vedastore.store.shards import Away, Here, ShardDraft, Spill
 
 if TYPE_CHECKING:
     from vedastore.ops.crew import Crew
@@ -121,5 +121,5 @@ def find_chip(known: KnownChips, write: Write, image: Encoded) -> tuple[str, int
         return None
     stored = ShardReader(write.objects, found[0], image.spec).read_chunks(found[1])
     chunks = image.chunks
-    (own,) = chunks.holder.take([chunks.position]) if isinstance(chunks, Away) else (chunks,)
-    return found if stored == own else None
+    own = Here((*chunks.holder.take([chunks.position]),), chunks.lengths) if isinstance(chunks, Away) else chunks
+    return found if stored == own.chunks else None

@@ -14,7 +14,6 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from vedastore.errors import StoreError
@@ -23,7 +22,7 @@ from vedastore.io.peers import GoneError, Peer
 from vedastore.ops.crew import Crew
 from vedastore.ops.resume import Known
 from vedastore.ops.roll import Encoded
-from vedastore.store.shards import Away
+from vedastore.store.shards import Away, Here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,12 +179,15 @@ class _Shelf:
         if self._slot is not None:
             self._room.give_back(self._slot)
 
-    def take(self, positions: Sequence[int]) -> list[tuple[memoryview, ...]]:
-        return [self._chunks(*cast("Place", self._places[position])) for position in positions]
-
-    def _chunks(self, start: int, lengths: tuple[int, ...]) -> tuple[memoryview, ...]:
-        ends = accumulate(lengths, initial=start)
-        return tuple(memoryview(self._room.memory)[begin:end] for begin, end in pairwise(ends))
+    def take(self, positions: Sequence[int]) -> list[memoryview]:
+        spans: list[tuple[int, int]] = []
+        for position in positions:
+            begin, lengths = cast("Place", self._places[position])
+            end = begin + sum(lengths)
+            if spans and spans[-1][1] == begin:
+                begin = spans.pop()[0]  # a neighbour: both are one part
+            spans.append((begin, end))
+        return [memoryview(self._room.memory)[begin:end] for begin, end in spans]
 
 
 # --------------------------------------------------------------------------------------------------- in the processes
@@ -209,13 +211,14 @@ def _make_reader(shared: int, *told: Any) -> Callable[..., tuple[list[Outcome], 
         if slot is not None:
             end = slot + slot_bytes
             for position, outcome in enumerate(outcomes):
-                if isinstance(outcome, Encoded) and not isinstance(outcome.chunks, Away):
-                    data = b"".join(outcome.chunks)
-                    if len(data) <= end - slot:
-                        memory[slot : slot + len(data)] = data
-                        places[position] = slot, tuple(map(len, outcome.chunks))
-                        outcomes[position] = replace(outcome, chunks=())
-                        slot += len(data)
+                if isinstance(outcome, Encoded) and isinstance(outcome.chunks, Here):
+                    parts, lengths = outcome.chunks
+                    if sum(lengths) <= end - slot:
+                        places[position] = slot, lengths
+                        outcomes[position] = replace(outcome, chunks=Here())
+                        for part in parts:
+                            memory[slot : slot + len(part)] = part
+                            slot += len(part)
         return outcomes, places
 
     return answer

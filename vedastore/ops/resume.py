@@ -14,6 +14,7 @@ from vedastore.ops.options import library_versions
 from vedastore.spec.arrays import ChipSpec
 from vedastore.spec.release import classify
 from vedastore.store.chips import decode_chip
+from vedastore.store.shards import Here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,7 +52,7 @@ def with_known(members: Iterable[Member | Unread], journal: Journal) -> Iterator
         yield member if kept is None else Known(member, kept)
 
 
-def prove(kept: Kept, member: Member, options: ConvertOptions) -> tuple[ImageHalf, ChipSpec, tuple[bytes, ...]] | None:
+def prove(kept: Kept, member: Member, options: ConvertOptions) -> tuple[ImageHalf, ChipSpec, Here] | None:
     """Return what `read_image` and `encode_chip` made of a file; None where it is not proved that they did.
 
     The file has to be the one that was read then, and what is stored has to decode to the pixels that it had.
@@ -66,4 +67,4 @@ def prove(kept: Kept, member: Member, options: ConvertOptions) -> tuple[ImageHal
         pixels = decode_chip(chunks, spec, kept.key)
     except StoreError:
         return None
-    return (half, spec, chunks) if pixel_digest(pixels) == half.pixel_digest else None
+    return (half, spec, Here.of(chunks)) if pixel_digest(pixels) == half.pixel_digest else None

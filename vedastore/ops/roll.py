@@ -13,7 +13,7 @@ from vedastore.ops.resume import Known, prove
 from vedastore.spec import release as rules
 from vedastore.spec.arrays import ChipSpec
 from vedastore.store.ledger import Half
-from vedastore.store.shards import encode_chip
+from vedastore.store.shards import Here, encode_chip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ def read_batch(
                 half, pixels = read_image(member, role, place, options.limits)
                 spec = ChipSpec.of(pixels, options.codec)
                 is_new = encode and not (known and known.has_file(half.digest))
-                outcomes.append(Encoded(half, spec, encode_chip(pixels, spec) if is_new else ()))
+                outcomes.append(Encoded(half, spec, encode_chip(pixels, spec) if is_new else Here()))
             elif role.kind == "label":
                 outcomes.append(read_label(member, role, options.labels, place, options.limits))
             else:

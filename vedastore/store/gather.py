@@ -13,7 +13,7 @@ import numpy as np
 from vedastore.spec import arrays, keys
 from vedastore.spec.root import Bucket, dump_json
 from vedastore.store.chips import ShardReader, check_chunk
-from vedastore.store.shards import ShardDraft, Spill
+from vedastore.store.shards import Here, ShardDraft, Spill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ def _copy(write: Write, snapshot: Snapshot, spec: ChipSpec, chips: list[tuple[st
                 chunks = readers[bucket].read_chunks(row)
                 for chunk in chunks:
                     check_chunk(chunk, f"{snapshot.objects.url}: {bucket}: row {row}")
-                draft.append(chunks)
+                draft.append(Here.of(chunks))
             size += write.put(keys.shard(name, start // spec.samples_per_shard), draft.parts())
     finally:
         spill.close()

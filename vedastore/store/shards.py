@@ -10,8 +10,8 @@ import os
 import tempfile
 import threading
 from dataclasses import dataclass
-from itertools import chain, groupby, product
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from itertools import accumulate, chain, groupby, pairwise, product
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -27,9 +27,28 @@ _WINDOW_LOG, _HASH_LOG, _MIN_MATCH = 17, 8, 7
 _compressors = threading.local()
 
 
-def encode_chip(pixels: np.ndarray[Any, Any], spec: ChipSpec) -> tuple[bytes, ...]:
+class Here(NamedTuple):
+    """The chunks of one chip: their bytes, one behind the other and in parts of any length; and the bytes of each."""
+
+    parts: tuple[bytes | memoryview, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, chunks: tuple[bytes, ...]) -> Self:
+        """Return chunks that are whole."""
+        return cls(chunks, tuple(map(len, chunks)))
+
+    @property
+    def chunks(self) -> tuple[bytes, ...]:
+        """The chunks, each in one piece."""
+        data = b"".join(self.parts)
+        return tuple(data[begin:end] for begin, end in pairwise(accumulate(self.lengths, initial=0)))
+
+
+def encode_chip(pixels: np.ndarray[Any, Any], spec: ChipSpec) -> Here:
     """Encode one chip (band, y, x) as its inner chunks, in the order of the shard's index."""
-    return tuple(_encode_chunk(chunk, spec) for chunk in _split(pixels, spec))
+    parts = tuple(_encode_chunk(chunk, spec) for chunk in _split(pixels, spec))
+    return Here(tuple(chain.from_iterable(parts)), tuple(len(body) + len(crc) for body, crc in parts))
 
 
 def _split(pixels: np.ndarray[Any, Any], spec: ChipSpec) -> Iterator[np.ndarray[Any, Any]]:
@@ -42,14 +61,14 @@ def _split(pixels: np.ndarray[Any, Any], spec: ChipSpec) -> Iterator[np.ndarray[
         yield np.pad(part, ((0, 0), (0, height - part.shape[1]), (0, width - part.shape[2])))
 
 
-def _encode_chunk(pixels: np.ndarray[Any, Any], spec: ChipSpec) -> bytes:
+def _encode_chunk(pixels: np.ndarray[Any, Any], spec: ChipSpec) -> tuple[bytes, bytes]:
+    """Return a chunk's body and its checksum: to join them is to copy it."""
     import google_crc32c
 
     ordered = pixels.transpose(1, 2, 0) if spec.interleaved else pixels
     raw = np.ascontiguousarray(ordered, np.dtype(spec.dtype).newbyteorder("<"))
     body = _compress(_differences(raw) if spec.delta else raw, spec)
-    crc: bytes = google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
-    return body + crc
+    return body, google_crc32c.value(body).to_bytes(CRC_BYTES, "little")
 
 
 def _differences(raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -116,8 +135,8 @@ class Holder(Protocol):
     def size_bytes(self) -> int:
         """What it takes, there and on the way there, as long as it is held."""
 
-    def take(self, positions: Sequence[int]) -> Sequence[tuple[bytes | memoryview, ...]]:
-        """Return the chunks of some of its chips."""
+    def take(self, positions: Sequence[int]) -> Sequence[bytes | memoryview]:
+        """Return the chunks of some of its chips, one behind the other, in parts of any length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +148,7 @@ class Away:
     lengths: tuple[int, ...]
 
 
-Chunks = tuple[bytes, ...] | Away
+Chunks = Here | Away
 
 
 class ShardDraft:
@@ -153,13 +172,11 @@ class ShardDraft:
         self._origins.add(origin[0] if origin and origin[1] == self._offset else None)
         if isinstance(chunks, Away):
             last = self._chips[-1] if self._chips else None
-            lengths = chunks.lengths
             if not (isinstance(last, Away) and last.holder is chunks.holder):
                 self.memory_bytes += chunks.holder.size_bytes
         else:
-            lengths = tuple(map(len, chunks))
-            self.memory_bytes += sum(lengths)
-        for length in lengths:
+            self.memory_bytes += sum(chunks.lengths)
+        for length in chunks.lengths:
             self._entries.append((self._offset, length))
             self._offset += length
         self._chips.append(chunks)
@@ -194,7 +211,7 @@ class ShardDraft:
 
     def spill(self) -> None:
         """Move the chunks from memory, here or elsewhere, to the temporary file."""
-        self._spilled += [self._spill.write(chunk) for chunk in self._iter_memory()]
+        self._spilled += [self._spill.write(part) for part in self._iter_memory()]
         self._chips, self.memory_bytes = [], 0
 
     def parts(self) -> Iterator[bytes | memoryview]:
@@ -215,10 +232,10 @@ class ShardDraft:
         return raw + crc
 
     def _iter_memory(self) -> Iterator[bytes | memoryview]:
-        """Yield the chunks that are not spilled; those of one holder are asked for at once."""
+        """Yield the chunks that are not spilled, in parts; those of one holder are asked for at once."""
         for holder, chips in groupby(self._chips, lambda chunks: chunks.holder if isinstance(chunks, Away) else None):
             if holder is None:
-                yield from chain.from_iterable(chunks for chunks in chips if not isinstance(chunks, Away))
+                yield from chain.from_iterable(chunks.parts for chunks in chips if isinstance(chunks, Here))
             else:
                 positions = [chunks.position for chunks in chips if isinstance(chunks, Away)]
-                yield from chain.from_iterable(holder.take(positions))
+                yield from holder.take(positions)

@@ -70,6 +70,8 @@ def _floats(directory: Directory, tag: int) -> tuple[float, ...]:
 
 
 def _pixel_is_point(keys: tuple[int, ...]) -> bool:
+    if PIXEL_IS_POINT not in keys:
+        return False
     groups = zip(*(keys[i::4] for i in range(4)), strict=False)
     return any(key == RASTER_TYPE_KEY and place == 0 and value == PIXEL_IS_POINT for key, place, _, value in groups)
 

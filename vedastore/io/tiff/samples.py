@@ -42,7 +42,8 @@ def arrange(raw: Bytes, layout: Layout) -> tuple[Pixels, bytes]:
     if not layout.tiled:
         planes = numbers.reshape(layout.planes, layout.height, layout.width, layout.samples)
         bands = planes[..., 0] if layout.samples == 1 else planes[0].transpose(2, 0, 1)
-        return np.require(bands, layout.native, ["A"]), b""
+        is_native = bands.dtype == layout.native and bands.flags.aligned
+        return bands if is_native else np.require(bands, layout.native, ["A"]), b""
     canvas = _native(_tiles(numbers, layout), layout).reshape(_canvas_shape(layout))
     right, bottom = canvas[:, :, layout.width :], canvas[:, layout.height :, : layout.width]
     padding = right.tobytes() + bottom.tobytes()
