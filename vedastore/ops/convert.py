@@ -125,14 +125,20 @@ def convert(
             for outcomes in map_ordered(crew, read, batches, crew.in_flight_bytes):
                 for outcome in outcomes:
                     intake.take(outcome)
+            intake.seal()
+            reader.check_unchanged()
+            decisions = decide(ledger, options, reader.where, refusals)
+            if parent is not None:
+                _require_same(parent, decisions, options, reader.where)
+
+            def finish_buckets() -> dict[str, Bucket]:
+                reused = {} if parent is None else parent.root.buckets()
+                return intake.finish() | {name: reused[name] for name in intake.reused}
+
+            version = write_index(
+                write, ledger, decisions, finish_buckets, options=options, reader=reader, parent=parent
+            )
             buckets = intake.finish()
-        reader.check_unchanged()
-        decisions = decide(ledger, options, reader.where, refusals)
-        named = dict(buckets)
-        if parent is not None:
-            _require_same(parent, decisions, options, reader.where)
-            named |= {name: parent.root.buckets()[name] for name in intake.reused}
-        version = write_index(write, ledger, decisions, named, options=options, reader=reader, parent=parent)
         write_metadata(write, buckets)
         root = write.commit(version)
         kept = tuple(name for _, name, kind, _ in ledger.iter_members() if kind == "unknown")

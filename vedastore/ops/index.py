@@ -19,6 +19,8 @@ from vedastore.store.revision import check_name, now
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vedastore.exchange.release import ReleaseReader
     from vedastore.ops.decisions import Decisions
     from vedastore.ops.options import ConvertOptions
@@ -35,7 +37,7 @@ def write_index(
     write: Write,
     ledger: Ledger,
     decisions: Decisions,
-    buckets: dict[str, Bucket],
+    finish_buckets: Callable[[], dict[str, Bucket]],
     *,
     options: ConvertOptions,
     reader: ReleaseReader,
@@ -43,7 +45,8 @@ def write_index(
 ) -> Version:
     """Write the tables row group by row group, and describe the version that they make.
 
-    Where it follows a ``parent`` and few rows are others, they become a part on top of that one's tables.
+    Where it follows a ``parent`` and few rows are others, they become a part on top of that one's tables. The buckets
+    are asked for late: chips may be written meanwhile.
     """
     plan = None if parent is None else plan_append(parent, ledger, decisions, options)
     with RowWriter(parent, plan) as rows:
@@ -71,7 +74,7 @@ def write_index(
         bounds=tally.bounds,
         fidelity=tally.fidelity,
         index=index,
-        buckets=buckets,
+        buckets=finish_buckets(),
         content=hash_content(samples, members, ledger.read_top()),
         source=_provenance(reader, options),
         skipped=tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE)),

@@ -99,10 +99,13 @@ class Intake:
         self._crew.settle()
         self._spill.close()
 
-    def finish(self) -> dict[str, Bucket]:
-        """Write the shards that are not full, and wait for all; return the buckets."""
+    def seal(self) -> None:
+        """Begin to write the shards that are not full: nothing more is to be taken."""
         for spec in list(self._drafts):
             self._write_shard(spec)
+
+    def finish(self) -> dict[str, Bucket]:
+        """Wait until all shards are written; return the buckets."""
         while self._writes:
             self._await_write()
         return {name: Bucket(spec, rows, self._bytes[spec]) for spec, (name, rows) in self._buckets.items()}

@@ -74,7 +74,7 @@ _PAIRS: Final = """
 SELECT position - 1 AS position, id, bucket, row, height, width, crs, transform, nodata, image_digest, pixel_digest,
     fidelity, envelope, image_member, image_ordinal, label_member, label_ordinal, label, present, flags, footprint,
     counts, sizes, geometries
-FROM positions JOIN pairs USING (id) ORDER BY position
+FROM positions JOIN images USING (id) JOIN labels USING (id) ORDER BY positions.position
 """
 FILE_COLUMNS: Final = (
     "image_digest", "image_member", "image_ordinal", "label", "label_member", "label_ordinal",
