@@ -27,6 +27,45 @@ def test_reads_what_json_writes(value, ascii_only, bom):
     assert parse_json(text.encode("utf-8-sig" if bom else "utf-8"), WHERE) == value
 
 
+@given(JSON, st.sampled_from([None, (",", ":")]))
+def test_means_what_the_standard_library_reads(value, separators):
+    text = json.dumps(value, ensure_ascii=False, separators=separators)
+    assert repr(parse_json(text.encode(), WHERE)) == repr(json.loads(text))
+
+
+@given(st.integers(-(2**70), 2**70), st.sampled_from(["{}", "[{}]", "[0.5, {}]", '{{"a": [[{}]]}}', "{}.0", "{}e0"]))
+def test_numbers_are_as_exact_as_they_can_be(number, around):
+    text = around.format(number)
+    assert repr(parse_json(text.encode(), WHERE)) == repr(json.loads(text))
+
+
+KEYS = ["a", "b", "a:b", ":", ""]
+VALUES = [
+    "1",
+    '":"',
+    '"a:b"',
+    '[1, ":"]',
+    '[":"]',
+    '[[":"]]',
+    '{"a": ":"}',
+    '{":": {}}',
+    '[{"a:b": 1}, ":"]',
+    '"\\u003a"',
+]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES))), st.sampled_from(["{}", "[1, {}]", "[[{}]]"])
+)
+def test_a_key_that_stands_twice_is_found_whatever_has_colons(pairs, around):
+    text = around.replace("{}", "{" + ", ".join(f'"{key}": {value}' for key, value in pairs) + "}")
+    if len({key for key, _ in pairs}) == len(pairs):
+        assert parse_json(text.encode(), WHERE) == json.loads(text)
+    else:
+        with pytest.raises(LabelError, match="stands twice"):
+            parse_json(text.encode(), WHERE)
+
+
 @pytest.mark.parametrize(
     ("data", "message", "rule"),
     [

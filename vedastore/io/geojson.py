@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 _EXPONENTS: Final = (re.compile(rb"e\+?[0-9]{3}"), re.compile(rb"E\+?[0-9]{3}"))
 _DIGITS_AS_ZERO: Final = bytes(sign if sign not in b"123456789" else ord("0") for sign in range(256))
 _MANY_DIGITS: Final = b"0" * 200
+_COMMON_BYTES: Final = 2**15
+"""Whatever such a document holds, it needs less than a megabyte while it is parsed."""
+_NO_LONG_INTEGER: Final = b"0" * 19
+"""Integers of fewer digits have 64 bits at most."""
+_PASSED_BY: Final = (list, float, int)
+_UNCOMMON: Final = object()
 _INTEGER_DIGITS: Final = 4300
 """Python itself reads no longer integers, as the time grows with the square of the digits."""
 
@@ -57,6 +63,8 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
         precision's range, a key twice in one object; for what is above the limits.
     """
     _check_limits(data, where, limits)
+    if (value := _parse_common(data)) is not _UNCOMMON:
+        return value
     text = _decode(data, where)
     try:
         return (_CAREFUL if _may_be_huge(data) else _QUICK).decode(text)
@@ -68,6 +76,39 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
         raise LabelError("JSON nested too deeply for Python", where=where, rule="json-limit") from None
     except LabelError as error:
         raise error.at(where) from None
+
+
+def _parse_common(data: bytes) -> Any:
+    """Parse what nearly all documents are, in a fifth of the time; `_UNCOMMON` stands for what needs a closer look.
+
+    orjson takes the last of two equal keys, and rounds integers of more than 64 bits. No such document passes: each
+    member of an object has a colon, and there are as many of them as in what was parsed.
+    """
+    import orjson
+
+    if len(data) > _COMMON_BYTES or b"\\" in data or _NO_LONG_INTEGER in data.translate(_DIGITS_AS_ZERO):
+        return _UNCOMMON
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _UNCOMMON
+    return value if _count_colons(value) == data.count(b":") else _UNCOMMON
+
+
+def _count_colons(value: Any) -> int:
+    """Count the members of objects, and the colons in texts; lists that begin with a list or a number are passed by."""
+    count, todo = 0, [value]
+    for item in todo:
+        kind = type(item)
+        if kind is dict:
+            count += len(item)
+            todo += item
+            todo += item.values()
+        elif kind is str:
+            count += item.count(":")
+        elif kind is list and item and type(item[0]) not in _PASSED_BY:
+            todo += item
+    return count
 
 
 def iter_features(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Any]:

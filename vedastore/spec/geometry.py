@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import lru_cache
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -76,8 +77,13 @@ def _parse_plain(value: dict[str, Any]) -> Shape | None:
     # Only a sum tells NaN: comparisons, and so smallest and largest, may pass it by.
     if not (min(minx, miny) > -_EXACT_INTEGERS and max(maxx, maxy) < _EXACT_INTEGERS and math.isfinite(sum(numbers))):
         return None
-    wkb = struct.pack(f"<BIII{len(numbers)}d", 1, _POLYGON, 1, len(ring), *numbers)
+    wkb = _ring_form(len(numbers)).pack(1, _POLYGON, 1, len(ring), *numbers)
     return Shape(wkb, bounds, _is_box(x, y), frozenset())
+
+
+@lru_cache(maxsize=128)
+def _ring_form(numbers: int) -> struct.Struct:
+    return struct.Struct(f"<BIII{numbers}d")
 
 
 def _parse_any(value: dict[str, Any], where: str) -> Shape:
