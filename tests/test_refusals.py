@@ -12,7 +12,7 @@ import pytest
 import vedastore as vs
 from tests.builders import Release, assert_store_ok, geotiff, make_release, pixels_of, plain_tiff
 from vedastore.errors import ArchiveError, ImageError, LabelError, PairError, ReleaseError, UsageError
-from vedastore.io.plain import PlainFile
+from vedastore.io.file_digest import FileDigest
 
 
 def refuse(source, store, error, match, **options):
@@ -219,18 +219,18 @@ def test_large_members_of_a_plain_tar_are_hashed_and_told(tmp_path):
 def test_members_are_those_that_were_hashed(tmp_path, monkeypatch, restored):
     """The archive changes once it is hashed and before workers read; whether its time is put back or not."""
     source = make_release(6, shape=(1, 256, 256)).tar(tmp_path / "r.tar")
-    finish = PlainFile.finish
+    complete = FileDigest.complete
 
-    def finish_and_change(plain):
-        digest, status = finish(plain), source.stat()
+    def complete_and_change(digest):
+        complete(digest)
+        status = source.stat()
         with source.open("r+b") as file:
             file.seek(status.st_size // 2)
             file.write(bytes(64))
         if restored:
             os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
-        return digest
 
-    monkeypatch.setattr(PlainFile, "finish", finish_and_change)
+    monkeypatch.setattr(FileDigest, "complete", complete_and_change)
     with pytest.raises(ArchiveError, match="the archive changed while it was read"):
         vs.convert(source, tmp_path / "r.zarr")
     assert not (tmp_path / "r.zarr").exists()

@@ -15,9 +15,10 @@ from vedastore.errors import ArchiveError, ImageError, StoreError
 from vedastore.io import archive, tiff
 from vedastore.io.deflate import DEFAULT_LEVEL, ParallelGzipWriter, SectionDeflater
 from vedastore.io.feed import Feed
+from vedastore.io.file_digest import FileDigest, HashedFile
 from vedastore.io.geojson import parse_json
 from vedastore.io.gzip import GzipReader
-from vedastore.io.inflate import HashedFile, InflatedFile, is_worth
+from vedastore.io.inflate import InflatedFile, is_worth
 from vedastore.io.member import Member, Unread
 from vedastore.io.plain import PlainFile
 from vedastore.io.prefix import iter_prefix
@@ -50,9 +51,10 @@ _OTHERS = {
 class ReleaseReader:
     """One pass over a release: an archive (``.tar.gz``, ``.tgz``, ``.tar``) or an extracted directory.
 
-    After the pass ``sha256`` and ``size_bytes`` are those of the archive; None for a directory. ``container`` is
-    ``"gzip"``, ``"tar"`` or ``"directory"``, which on S3 is all that is under a prefix. What is on S3 is read as it
-    comes, and never copied to a disk. ``alone``: no process is started beside this one to decompress a large archive.
+    After the pass ``size_bytes`` is that of the archive; None for a directory. ``container`` is ``"gzip"``, ``"tar"``
+    or ``"directory"``, which on S3 is all that is under a prefix. What is on S3 is read as it comes, and never copied
+    to a disk. ``alone``: no process is started beside this one to decompress a large archive. ``hashed``: `sha256` will
+    be asked for.
 
     A context manager: files that `iter_files` leaves unread can be read until the end of the block.
     """
@@ -65,24 +67,37 @@ class ReleaseReader:
         storage_options: Mapping[str, Any] | None = None,
         *,
         alone: bool = False,
+        hashed: bool = False,
     ) -> None:
         self.place = parse_place(source, storage_options)
         self.url = str(self.place)
         self.where = self.place.name
-        self.sha256: str | None = None
         self.container = "directory"
         self.size_bytes: int | None = None
-        self._limits, self._alone = limits, alone
+        self._limits, self._alone, self._hashed = limits, alone, hashed
         self._report = progress or (lambda _done, _total: None)
         self._open = ExitStack()
-        self._plain: PlainFile | None = None
+        self._digest: FileDigest | None = None
+        self._sha256: str | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
-        self._plain = None
+        self._digest = None
+
+    def sha256(self) -> str | None:
+        """Return the SHA-256 of the archive; None of a directory. To be called before the end of the block.
+
+        Raises
+        ------
+        ArchiveError
+            When the archive has changed since it was opened.
+        """
+        if self._digest is not None:
+            self._sha256 = self._digest.hexdigest()
+        return self._sha256
 
     def identity(self) -> tuple[str, ...]:
         """Tell which release this is, before it is read: where it is, and of an archive what changes when it does."""
@@ -117,6 +132,8 @@ class ReleaseReader:
             for member in found:
                 yield member.read(self.where) if isinstance(member, Unread) else member
             self.check_unchanged()
+            if self._hashed:
+                self.sha256()
 
     def iter_files(self) -> Generator[Member | Unread]:
         """Yield every member as `iter_members` does, but leave files on a local disk to be read by whoever has them.
@@ -137,15 +154,20 @@ class ReleaseReader:
                 yield from archive.iter_directory(path, self.where, self._limits)
                 return
             file = self._open.enter_context(path.open("rb", buffering=0))
+            self._digest = digest = self._open.enter_context(FileDigest(file, self.where))
             head = file.read(_HEAD_BYTES)
             file.seek(0)
-            yield from self._iter_archive(file, head, os.fstat(file.fileno()).st_size)
+            for member in self._iter_archive(file, head, os.fstat(file.fileno()).st_size):
+                digest.count_member()
+                yield member
+            if self._hashed:
+                digest.complete()
         except OSError as error:
             hint = "check the path and its permissions"
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
 
     def check_unchanged(self) -> None:
-        """Check that files which `iter_files` left unread, and which have been read, are those of the archive's hash.
+        """Check that what has been read, now that all of it has, was one and the same archive.
 
         `iter_members` has done so by itself.
 
@@ -154,8 +176,8 @@ class ReleaseReader:
         ArchiveError
             When the archive has changed meanwhile.
         """
-        if self._plain is not None:
-            self._plain.check()
+        if self._digest is not None:
+            self._digest.check()
 
     def _iter_remote(self, s3: S3) -> Iterator[Member | Unread]:
         with self._refusing():
@@ -183,24 +205,26 @@ class ReleaseReader:
             message = f"this is neither a gzip nor a tar archive{what}" if head else "the file is empty"
             raise ArchiveError(message, where=self.where, hint=hint)
 
+        passing = self._hashed and self._digest is None  # it can be hashed only as it passes
+
         def report(done: int) -> None:
             self._report(done, total)
+            if self._hashed and self._digest is not None:
+                self._digest.follow(done)
 
         if kind == "gzip" and not self._alone and is_worth(total):
-            with InflatedFile(file, self.where, self._limits, report) as stream:
+            with InflatedFile(file, self.where, self._limits, report, hashed=passing) as stream:
                 yield from archive.iter_members(stream.read, self.where, self._limits)
-                self.sha256 = stream.sha256
+                self._sha256 = stream.sha256
             return
         if kind == "tar" and self.place.bucket is None:
-            self._plain = plain = PlainFile(file, self.where, report)
-            with plain:
-                yield from archive.iter_members(plain.read, self.where, self._limits, plain.leave)
-                self.sha256 = plain.finish()
+            plain = PlainFile(file, report)
+            yield from archive.iter_members(plain.read, self.where, self._limits, plain.leave)
             return
-        source = HashedFile(file, report)
+        source = HashedFile(file, report, hashed=passing)
         read = GzipReader(source, self.where, self._limits).read if kind == "gzip" else source.read
         yield from archive.iter_members(read, self.where, self._limits)
-        self.sha256 = source.drain()
+        self._sha256 = source.drain()
 
 
 def read_image(

@@ -6,7 +6,6 @@ the interpreter's lock after every piece. A decompressor that crashes does so wh
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import pickle
@@ -15,6 +14,7 @@ import struct
 from typing import IO, TYPE_CHECKING, Final, Self, cast
 
 from vedastore.errors import ArchiveError
+from vedastore.io.file_digest import HashedFile
 from vedastore.io.gzip import GzipReader
 from vedastore.io.processes import start
 
@@ -30,27 +30,6 @@ _SLOTS: Final = 16
 _TOKEN: Final = struct.Struct("<bqq")
 """A slot that is full and its bytes, or one of the two below and the bytes that follow; the archive's bytes so far."""
 _END, _ERROR = -1, -2
-
-
-class HashedFile:
-    """A file that is read once: hashes and reports what passes."""
-
-    def __init__(self, file: IO[bytes], report: Callable[[int], None]) -> None:
-        self.digest, self._file, self._done, self._report = hashlib.sha256(), file, 0, report
-
-    def read(self, size: int = -1) -> bytes:
-        """Return at most so many bytes."""
-        data = self._file.read(size)
-        self.digest.update(data)
-        self._done += len(data)
-        self._report(self._done)
-        return data
-
-    def drain(self) -> str:
-        """Read what is left; return the SHA-256 of the whole file."""
-        while self.read(2**20):
-            continue
-        return self.digest.hexdigest()
 
 
 def is_worth(size_bytes: int) -> bool:
@@ -70,10 +49,15 @@ class InflatedFile:
     limits : Limits
     report : callable
         Called with the compressed bytes that were read.
+    hashed : bool
+        Whether ``sha256`` shall be that of the file when all of it has been read.
     """
 
-    def __init__(self, file: IO[bytes], where: str, limits: Limits, report: Callable[[int], None]) -> None:
-        self.sha256 = ""
+    def __init__(
+        self, file: IO[bytes], where: str, limits: Limits, report: Callable[[int], None], *, hashed: bool = False
+    ) -> None:
+        self.sha256: str | None = None
+        self._ended = False
         self._where, self._report = where, report
         self._slot, self._at, self._end = _END, 0, 0
         shared = os.memfd_create("vedastore")
@@ -83,7 +67,7 @@ class InflatedFile:
             tokens, token_end = os.pipe()
             self._tokens = os.fdopen(tokens, "rb")
             try:
-                self._process = start(_serve, where, limits, keep=(file.fileno(), shared, token_end))
+                self._process = start(_serve, (where, limits, hashed), keep=(file.fileno(), shared, token_end))
             except BaseException:
                 self._tokens.close()
                 self._memory.close()
@@ -122,7 +106,7 @@ class InflatedFile:
         """Go to the next slot that is full; False at the end."""
         if self._slot >= 0:
             self._give_back(bytes([self._slot]))
-        elif self.sha256:
+        elif self._ended:
             return False
         token = self._tokens.read(_TOKEN.size)
         if len(token) < _TOKEN.size:
@@ -139,7 +123,7 @@ class InflatedFile:
         said = pickle.loads(data)  # noqa: S301 - our own code wrote it
         if self._slot == _ERROR:
             raise said
-        self.sha256 = said
+        self.sha256, self._ended = said, True
         return False
 
     def _give_back(self, slots: bytes) -> None:
@@ -155,10 +139,11 @@ class InflatedFile:
         return ArchiveError(f"the process that decompresses it ended early ({name})", where=self._where)
 
 
-def _serve(file: int, shared: int, tokens: int, where: str, limits: Limits) -> None:
+def _serve(file: int, shared: int, tokens: int, told: tuple[str, Limits, bool]) -> None:
     """Fill slots as they are free, until the end of the stream or of the process that reads them."""
     import sys
 
+    where, limits, hashed = told
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     memory = mmap.mmap(shared, 0)
     done = 0
@@ -172,12 +157,12 @@ def _serve(file: int, shared: int, tokens: int, where: str, limits: Limits) -> N
         sink.flush()
 
     with os.fdopen(tokens, "wb") as sink, os.fdopen(file, "rb", buffering=0) as source:
-        hashed = HashedFile(source, note)
-        stream = GzipReader(hashed, where, limits)
+        noted = HashedFile(source, note, hashed=hashed)
+        stream = GzipReader(noted, where, limits)
         try:
             while (slot := sys.stdin.buffer.read(1)) and (length := _fill(memory, slot[0] * _SLOT_BYTES, stream)):
                 say(slot[0], length)
-            said = pickle.dumps(hashed.drain()) if slot else b""
+            said = pickle.dumps(noted.drain()) if slot else b""
             say(_END, len(said), said)
         except MemoryError:
             said = pickle.dumps(ArchiveError("there is not enough memory to decompress it", where=where))

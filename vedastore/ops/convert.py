@@ -99,7 +99,7 @@ def convert(
     ``progress`` is called with the bytes of the archive that were read, and its size.
     """
     alone = workers is None and client is None and in_task()
-    reader = ReleaseReader(source, progress, options.limits, storage_options, alone=alone)
+    reader = ReleaseReader(source, progress, options.limits, storage_options, alone=alone, hashed=True)
     _refuse_nesting(reader.place, parse_place(store))
     objects = open_objects(store, storage_options)
     parent = open_version(objects) if options.mode == "append" else None
@@ -126,7 +126,6 @@ def convert(
                 for outcome in outcomes:
                     intake.take(outcome)
             intake.seal()
-            reader.check_unchanged()
             decisions = decide(ledger, options, reader.where, refusals)
             if parent is not None:
                 _require_same(parent, decisions, options, reader.where)

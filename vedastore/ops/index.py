@@ -46,7 +46,7 @@ def write_index(
     """Write the tables row group by row group, and describe the version that they make.
 
     Where it follows a ``parent`` and few rows are others, they become a part on top of that one's tables. The buckets
-    are asked for late: chips may be written meanwhile.
+    and the digest of the archive are asked for late: chips are written, and it is hashed, meanwhile.
     """
     plan = None if parent is None else plan_append(parent, ledger, decisions, options)
     with RowWriter(parent, plan) as rows:
@@ -61,6 +61,7 @@ def write_index(
         index["skipped"] = _write_skipped(write, ledger)
     samples = ((name, digest, hashlib.sha256(label).digest()) for name, digest, label in ledger.iter_contents())
     members = ((name, kind, data) for _, name, kind, data in ledger.iter_members())
+    checked = [*check_release(ledger, decisions, options, reader.where, reader.container)]
     version = Version(
         version=_name(options.version or decisions.meta.version, parent),
         parent=None if parent is None else parent.version.version,
@@ -82,7 +83,6 @@ def write_index(
     )
     if parent is not None and plan is not None and plan.is_part:
         version, tally = put_on_top(write, parent, version, files, plan)
-    checked = check_release(ledger, decisions, options, reader.where, reader.container)
     findings = ordered((*checked, *tally.flags.findings(reader.where)))
     return replace(version, findings=tuple(f.to_dict() for f in findings))
 
@@ -127,7 +127,7 @@ def _provenance(reader: ReleaseReader, options: ConvertOptions) -> dict[str, Any
     return {
         "url": reader.url,
         "bytes": reader.size_bytes,
-        "sha256": reader.sha256,
+        "sha256": reader.sha256(),
         "options": {k: v for k, v in asdict(options).items() if v is not None},
         "libraries": library_versions(),
     }
