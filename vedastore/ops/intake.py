@@ -105,7 +105,8 @@ class Intake:
             self._write_shard(spec)
 
     def finish(self) -> dict[str, Bucket]:
-        """Wait until all shards are written; return the buckets."""
+        """Wait until all shards are written, the last ones too; return the buckets."""
+        self.seal()
         while self._writes:
             self._await_write()
         return {name: Bucket(spec, rows, self._bytes[spec]) for spec, (name, rows) in self._buckets.items()}
