@@ -27,8 +27,13 @@ serve, args = pickle.load(sys.stdin.buffer)
 serve(*args)
 """  # many objects come and go, and few cycles: the default would search for them all the time
 _FIRST_FREE: Final = 3
-_ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
-"""Tells glibc to keep the memory of buffers that come and go, instead of asking the system for new pages each time."""
+_SETTINGS: Final = {
+    # glibc keeps the memory of buffers that come and go, instead of asking the system for new pages each time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+    # NumPy starts no threads that nobody here needs: they are a third of the time that its import takes.
+    "OPENBLAS_NUM_THREADS": "1",
+}
 _LENGTH: Final = struct.Struct("<Q")
 
 
@@ -56,7 +61,7 @@ def start(serve: Callable[..., None], *args: Any, keep: Sequence[int], leads: bo
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=given,
-            env={**os.environ, **_ALLOCATOR},
+            env={**os.environ, **_SETTINGS},
             process_group=0 if leads else None,
         )
     except OSError as error:
