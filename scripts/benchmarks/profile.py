@@ -58,7 +58,7 @@ def convert_stages(at: Places) -> list[Stage]:
     images, labels = ([m for m in members if rules.classify(m.name).kind == kind] for kind in ("image", "label"))
     decoded = [tiff.decode(m.data) for m in images]
     pixels, spec = [d.pixels for d in decoded], ChipSpec.of(decoded[0].pixels)
-    chunks = [encode_chip(p, spec)[0] for p in pixels]
+    chunks = [encode_chip(p, spec).chunks[0] for p in pixels]
     shard = b"".join(chunks)
     raw = [np.frombuffer(m.data, "u1", p.nbytes) for m, p in zip(images, pixels, strict=True)]
     parsed = [parse_json(m.data, WHERE) for m in labels]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
     from concurrent.futures import Executor
 
+    from vedastore.io.file_digest import Kind
     from vedastore.model import LabelOptions, Limits, Look
     from vedastore.spec.release import MemberRole
 
@@ -88,16 +89,26 @@ class ReleaseReader:
         self._digest = None
 
     def sha256(self) -> str | None:
-        """Return the SHA-256 of the archive; None of a directory. To be called before the end of the block.
+        """Return the SHA-256 of the archive that has been read; None of a directory, and of what was not to be hashed.
+
+        To be called before the end of the block, once all files that were left unread have been read: the archive is
+        checked to be what was read.
 
         Raises
         ------
         ArchiveError
-            When the archive has changed since it was opened.
+            When it has changed meanwhile.
         """
         if self._digest is not None:
-            self._sha256 = self._digest.hexdigest()
+            if self._hashed:
+                self._sha256 = self._digest.hexdigest()
+            else:
+                self._digest.check()
         return self._sha256
+
+    def _open_digest(self, file: IO[bytes]) -> FileDigest:
+        self._digest = self._open.enter_context(FileDigest(file, self.where))
+        return self._digest
 
     def identity(self) -> tuple[str, ...]:
         """Tell which release this is, before it is read: where it is, and of an archive what changes when it does."""
@@ -131,9 +142,7 @@ class ReleaseReader:
         with self, closing(self.iter_files()) as found:
             for member in found:
                 yield member.read(self.where) if isinstance(member, Unread) else member
-            self.check_unchanged()
-            if self._hashed:
-                self.sha256()
+            self.sha256()
 
     def iter_files(self) -> Generator[Member | Unread]:
         """Yield every member as `iter_members` does, but leave files on a local disk to be read by whoever has them.
@@ -154,30 +163,12 @@ class ReleaseReader:
                 yield from archive.iter_directory(path, self.where, self._limits)
                 return
             file = self._open.enter_context(path.open("rb", buffering=0))
-            self._digest = digest = self._open.enter_context(FileDigest(file, self.where))
             head = file.read(_HEAD_BYTES)
             file.seek(0)
-            for member in self._iter_archive(file, head, os.fstat(file.fileno()).st_size):
-                digest.count_member()
-                yield member
-            if self._hashed:
-                digest.complete()
+            yield from self._iter_archive(file, head, os.fstat(file.fileno()).st_size)
         except OSError as error:
             hint = "check the path and its permissions"
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self.url, hint=hint) from error
-
-    def check_unchanged(self) -> None:
-        """Check that what has been read, now that all of it has, was one and the same archive.
-
-        `iter_members` has done so by itself.
-
-        Raises
-        ------
-        ArchiveError
-            When the archive has changed meanwhile.
-        """
-        if self._digest is not None:
-            self._digest.check()
 
     def _iter_remote(self, s3: S3) -> Iterator[Member | Unread]:
         with self._refusing():
@@ -205,26 +196,39 @@ class ReleaseReader:
             message = f"this is neither a gzip nor a tar archive{what}" if head else "the file is empty"
             raise ArchiveError(message, where=self.where, hint=hint)
 
-        passing = self._hashed and self._digest is None  # it can be hashed only as it passes
-
         def report(done: int) -> None:
             self._report(done, total)
             if self._hashed and self._digest is not None:
                 self._digest.follow(done)
 
+        is_local = self.place.bucket is None
         if kind == "gzip" and not self._alone and is_worth(total):
-            with InflatedFile(file, self.where, self._limits, report, hashed=passing) as stream:
-                yield from archive.iter_members(stream.read, self.where, self._limits)
-                self._sha256 = stream.sha256
+            digest = self._open_digest(file) if is_local and self._hashed else None
+            made: Kind | None = ("sha256" if digest is None else "xxh3") if self._hashed else None
+            with InflatedFile(file, self.where, self._limits, report, made) as stream:
+                yield from _counted(archive.iter_members(stream.read, self.where, self._limits), digest)
+            if digest is None:
+                self._sha256 = stream.digest
+            else:
+                digest.complete(stream.digest)
             return
-        if kind == "tar" and self.place.bucket is None:
-            plain = PlainFile(file, report)
-            yield from archive.iter_members(plain.read, self.where, self._limits, plain.leave)
+        if kind == "tar" and is_local:
+            plain, digest = PlainFile(file, report), self._open_digest(file)
+            yield from _counted(archive.iter_members(plain.read, self.where, self._limits, plain.leave), digest)
+            if self._hashed:
+                digest.complete()
             return
-        source = HashedFile(file, report, hashed=passing)
+        source = HashedFile(file, report, "sha256" if self._hashed else None)
         read = GzipReader(source, self.where, self._limits).read if kind == "gzip" else source.read
         yield from archive.iter_members(read, self.where, self._limits)
         self._sha256 = source.drain()
+
+
+def _counted(members: Iterator[Member | Unread], digest: FileDigest | None) -> Iterator[Member | Unread]:
+    for member in members:
+        if digest is not None:
+            digest.count_member()
+        yield member
 
 
 def read_image(

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
+import orjson
 
 from vedastore.errors import LabelError
 from vedastore.model import DEFAULT_LIMITS, Limits
@@ -27,7 +28,10 @@ _EXPONENTS: Final = (re.compile(rb"e\+?[0-9]{3}"), re.compile(rb"E\+?[0-9]{3}"))
 _DIGITS_AS_ZERO: Final = bytes(sign if sign not in b"123456789" else ord("0") for sign in range(256))
 _MANY_DIGITS: Final = b"0" * 200
 _COMMON_BYTES: Final = 2**15
-"""Whatever such a document holds, it needs less than a megabyte while it is parsed."""
+_COMMON_MEMORY: Final = 2**21
+"""Whatever such a document holds, it needs less than this while it is parsed."""
+_COMMON_DEPTH: Final = 512
+"""The standard library reads what is nested no deeper, too."""
 _NO_LONG_INTEGER: Final = b"0" * 19
 """Integers of fewer digits have 64 bits at most."""
 _PASSED_BY: Final = (list, float, int)
@@ -63,7 +67,7 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
         precision's range, a key twice in one object; for what is above the limits.
     """
     _check_limits(data, where, limits)
-    if (value := _parse_common(data)) is not _UNCOMMON:
+    if (value := _parse_common(data, limits)) is not _UNCOMMON:
         return value
     text = _decode(data, where)
     try:
@@ -78,15 +82,15 @@ def parse_json(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Any:
         raise error.at(where) from None
 
 
-def _parse_common(data: bytes) -> Any:
+def _parse_common(data: bytes, limits: Limits) -> Any:
     """Parse what nearly all documents are, in a fifth of the time; `_UNCOMMON` stands for what needs a closer look.
 
     orjson takes the last of two equal keys, and rounds integers of more than 64 bits. No such document passes: each
     member of an object has a colon, and there are as many of them as in what was parsed.
     """
-    import orjson
-
-    if len(data) > _COMMON_BYTES or b"\\" in data or _NO_LONG_INTEGER in data.translate(_DIGITS_AS_ZERO):
+    if len(data) > _COMMON_BYTES or limits.json_memory_bytes < _COMMON_MEMORY or limits.json_depth > _COMMON_DEPTH:
+        return _UNCOMMON
+    if b"\\" in data or _NO_LONG_INTEGER in data.translate(_DIGITS_AS_ZERO):
         return _UNCOMMON
     try:
         value = orjson.loads(data)

@@ -21,6 +21,7 @@ from vedastore.io.processes import start
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vedastore.io.file_digest import Kind
     from vedastore.model import Limits
 
 WORTH_BYTES: Final = 16 * 2**20
@@ -49,14 +50,14 @@ class InflatedFile:
     limits : Limits
     report : callable
         Called with the compressed bytes that were read.
-    hashed : bool
-        Whether ``sha256`` shall be that of the file when all of it has been read.
+    kind : {"sha256", "xxh3"}, optional
+        Which ``digest`` there shall be of the file when all of it has been read.
     """
 
     def __init__(
-        self, file: IO[bytes], where: str, limits: Limits, report: Callable[[int], None], *, hashed: bool = False
+        self, file: IO[bytes], where: str, limits: Limits, report: Callable[[int], None], kind: Kind | None = None
     ) -> None:
-        self.sha256: str | None = None
+        self.digest: str | None = None
         self._ended = False
         self._where, self._report = where, report
         self._slot, self._at, self._end = _END, 0, 0
@@ -67,7 +68,7 @@ class InflatedFile:
             tokens, token_end = os.pipe()
             self._tokens = os.fdopen(tokens, "rb")
             try:
-                self._process = start(_serve, (where, limits, hashed), keep=(file.fileno(), shared, token_end))
+                self._process = start(_serve, (where, limits, kind), keep=(file.fileno(), shared, token_end))
             except BaseException:
                 self._tokens.close()
                 self._memory.close()
@@ -123,7 +124,7 @@ class InflatedFile:
         said = pickle.loads(data)  # noqa: S301 - our own code wrote it
         if self._slot == _ERROR:
             raise said
-        self.sha256, self._ended = said, True
+        self.digest, self._ended = said, True
         return False
 
     def _give_back(self, slots: bytes) -> None:
@@ -139,11 +140,11 @@ class InflatedFile:
         return ArchiveError(f"the process that decompresses it ended early ({name})", where=self._where)
 
 
-def _serve(file: int, shared: int, tokens: int, told: tuple[str, Limits, bool]) -> None:
+def _serve(file: int, shared: int, tokens: int, told: tuple[str, Limits, Kind | None]) -> None:
     """Fill slots as they are free, until the end of the stream or of the process that reads them."""
     import sys
 
-    where, limits, hashed = told
+    where, limits, kind = told
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     memory = mmap.mmap(shared, 0)
     done = 0
@@ -157,7 +158,7 @@ def _serve(file: int, shared: int, tokens: int, told: tuple[str, Limits, bool]) 
         sink.flush()
 
     with os.fdopen(tokens, "wb") as sink, os.fdopen(file, "rb", buffering=0) as source:
-        noted = HashedFile(source, note, hashed=hashed)
+        noted = HashedFile(source, note, kind)
         stream = GzipReader(noted, where, limits)
         try:
             while (slot := sys.stdin.buffer.read(1)) and (length := _fill(memory, slot[0] * _SLOT_BYTES, stream)):

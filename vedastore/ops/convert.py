@@ -129,14 +129,7 @@ def convert(
             decisions = decide(ledger, options, reader.where, refusals)
             if parent is not None:
                 _require_same(parent, decisions, options, reader.where)
-
-            def finish_buckets() -> dict[str, Bucket]:
-                reused = {} if parent is None else parent.root.buckets()
-                return intake.finish() | {name: reused[name] for name in intake.reused}
-
-            version = write_index(
-                write, ledger, decisions, finish_buckets, options=options, reader=reader, parent=parent
-            )
+            version = write_index(write, ledger, decisions, intake, options=options, reader=reader, parent=parent)
             buckets = intake.finish()
         write_metadata(write, buckets)
         root = write.commit(version)

@@ -47,6 +47,9 @@ class Crew:
         """Wait until no write is under way, whatever happened; there are none after this."""
         self._writer.shutdown(cancel_futures=True)
 
+    def dismiss(self) -> None:
+        """Let those go who are not needed any more when all batches have been read."""
+
     def submit(self, read: Callable[[Batch], Result], batch: Batch, /) -> Promise[Result]:
         """Have a batch read."""
         return self._executor.submit(read, batch)

@@ -19,12 +19,11 @@ from vedastore.store.revision import check_name, now
 from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vedastore.exchange.release import ReleaseReader
     from vedastore.ops.decisions import Decisions
+    from vedastore.ops.intake import Intake
     from vedastore.ops.options import ConvertOptions
-    from vedastore.spec.root import Bucket, IndexFile
+    from vedastore.spec.root import IndexFile
     from vedastore.store.commit import Write
     from vedastore.store.ledger import Ledger
     from vedastore.store.snapshot import Snapshot
@@ -37,7 +36,7 @@ def write_index(
     write: Write,
     ledger: Ledger,
     decisions: Decisions,
-    finish_buckets: Callable[[], dict[str, Bucket]],
+    intake: Intake,
     *,
     options: ConvertOptions,
     reader: ReleaseReader,
@@ -45,8 +44,8 @@ def write_index(
 ) -> Version:
     """Write the tables row group by row group, and describe the version that they make.
 
-    Where it follows a ``parent`` and few rows are others, they become a part on top of that one's tables. The buckets
-    and the digest of the archive are asked for late: chips are written, and it is hashed, meanwhile.
+    Where it follows a ``parent`` and few rows are others, they become a part on top of that one's tables. Meanwhile
+    the last chips are written, and the archive is hashed: the buckets and its digest are asked for late.
     """
     plan = None if parent is None else plan_append(parent, ledger, decisions, options)
     with RowWriter(parent, plan) as rows:
@@ -55,12 +54,15 @@ def write_index(
             ledger.place(zip(*chosen, strict=True))
         for pairs in ledger.iter_pairs():
             rows.append(pairs, decisions.label_coords)
+            intake.note_written()
         files, tally = rows.finish(write)
     index = files | {"members": _write_members(write, ledger, parent)}
     if ledger.count_rejected() > SKIPPED_INLINE:
         index["skipped"] = _write_skipped(write, ledger)
     samples = ((name, digest, hashlib.sha256(label).digest()) for name, digest, label in ledger.iter_contents())
     members = ((name, kind, data) for _, name, kind, data in ledger.iter_members())
+    before = {} if parent is None else parent.root.buckets()
+    buckets = intake.finish() | {name: before[name] for name in intake.reused}
     checked = [*check_release(ledger, decisions, options, reader.where, reader.container)]
     version = Version(
         version=_name(options.version or decisions.meta.version, parent),
@@ -75,7 +77,7 @@ def write_index(
         bounds=tally.bounds,
         fidelity=tally.fidelity,
         index=index,
-        buckets=finish_buckets(),
+        buckets=buckets,
         content=hash_content(samples, members, ledger.read_top()),
         source=_provenance(reader, options),
         skipped=tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE)),

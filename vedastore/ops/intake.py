@@ -57,8 +57,7 @@ class Intake:
         draft.append(image.chunks, image.half.id, image.origin)
         self._held_bytes += draft.memory_bytes
         self.resumed += image.origin is not None
-        while self._writes and self._writes[0][-1].done():
-            self._await_write()
+        self.note_written()
         if draft.full:
             self._write_shard(image.spec)
         elif self._held_bytes > self._crew.drafts_bytes:
@@ -78,6 +77,11 @@ class Intake:
             self._writes.append((draft, key, self._crew.put(self._write, key, draft)))
         else:
             self._note(draft, key, kept)
+
+    def note_written(self) -> None:
+        """Note down the shards that have been written since."""
+        while self._writes and self._writes[0][-1].done():
+            self._await_write()
 
     def _await_write(self) -> None:
         draft, key, promise = self._writes.popleft()
@@ -100,7 +104,8 @@ class Intake:
         self._spill.close()
 
     def seal(self) -> None:
-        """Begin to write the shards that are not full: nothing more is to be taken."""
+        """Begin to write the shards that are not full: nothing more is to be read or taken."""
+        self._crew.dismiss()
         for spec in list(self._drafts):
             self._write_shard(spec)
 

@@ -69,6 +69,12 @@ class Processes(Crew):
         super().settle()
         self._end()
 
+    def dismiss(self) -> None:
+        """End the processes; their chunks stay."""
+        for peer in self._peers:
+            peer.close()
+        self._peers = []
+
     def submit(self, read: Callable[[Any], Any], batch: Any, /) -> Promise[Any]:
         """Have a batch read; the chunks of its images are `Away`, in shared memory, where there was room for them."""
         members = [offered.member if isinstance(offered, Known) else offered for offered in batch]
@@ -101,9 +107,7 @@ class Processes(Crew):
             self._most = 0
 
     def _end(self) -> None:
-        for peer in self._peers:
-            peer.close()
-        self._peers = []
+        self.dismiss()
         if self._room:
             self._room.close()
         self._room = None

@@ -211,13 +211,13 @@ class ShardDraft:
 
     def spill(self) -> None:
         """Move the chunks from memory, here or elsewhere, to the temporary file."""
-        self._spilled += [self._spill.write(part) for part in self._iter_memory()]
+        self._spilled += [self._spill.write(b"".join(parts)) for parts in self._iter_memory()]
         self._chips, self.memory_bytes = [], 0
 
     def parts(self) -> Iterator[bytes | memoryview]:
         """Yield the whole shard."""
         yield from map(self._spill.read, self._spilled)
-        yield from self._iter_memory()
+        yield from chain.from_iterable(self._iter_memory())
         yield self.index()
 
     def index(self) -> bytes:
@@ -231,11 +231,10 @@ class ShardDraft:
         crc: bytes = google_crc32c.value(raw).to_bytes(CRC_BYTES, "little")
         return raw + crc
 
-    def _iter_memory(self) -> Iterator[bytes | memoryview]:
-        """Yield the chunks that are not spilled, in parts; those of one holder are asked for at once."""
+    def _iter_memory(self) -> Iterator[Sequence[bytes | memoryview]]:
+        """Yield the parts of the chips that are not spilled, by chip; those of one holder are asked for at once."""
         for holder, chips in groupby(self._chips, lambda chunks: chunks.holder if isinstance(chunks, Away) else None):
             if holder is None:
-                yield from chain.from_iterable(chunks.parts for chunks in chips if isinstance(chunks, Here))
+                yield from (chunks.parts for chunks in chips if isinstance(chunks, Here))
             else:
-                positions = [chunks.position for chunks in chips if isinstance(chunks, Away)]
-                yield from holder.take(positions)
+                yield holder.take([chunks.position for chunks in chips if isinstance(chunks, Away)])
