@@ -163,9 +163,10 @@ class Label:
         return min(minx), min(miny), max(maxx), max(maxy)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageHalf:
+class ImageHalf(NamedTuple):
     """One half of a pair: all that is known of an image file besides its pixels.
+
+    A tuple, because millions of them go from one process to another.
 
     ``digest`` is the SHA-256 of the file, ``pixel_digest`` that of its pixels (band, y, x; little-endian), which also
     proves a compressed file: codecs of another version may give other bytes for the same pixels. ``pages`` counts the

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vedastore.errors import ArchiveError
 
@@ -18,9 +17,10 @@ _READ_BYTES: Final = 2**30
 """Some systems read no more at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One file or directory of a release, its name exactly as in the archive.
+
+    A tuple, as an unread one is, because millions of them go from one process to another.
 
     Attributes
     ----------
@@ -44,8 +44,7 @@ class Member:
         return len(self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(NamedTuple):
     """A file that has not been read yet, so that whoever needs it can do so himself.
 
     It is the whole file of a path, or lies from ``offset`` in the file of a descriptor, which only this process has.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +12,6 @@ import numpy as np
 from vedastore.errors import StoreError, UsageError
 from vedastore.io.archive import name_fault
 from vedastore.io.member import Member
-from vedastore.model import LabelHalf
 from vedastore.ops.crew import Crew
 from vedastore.ops.decisions import Refusals
 from vedastore.ops.intake import Intake
@@ -22,6 +21,7 @@ from vedastore.ops.roll import Encoded, Roll, read_batch
 from vedastore.ops.workers import batched_bytes, map_ordered, open_threads
 from vedastore.spec.release import classify
 from vedastore.store.known import KnownChips
+from vedastore.store.ledger import LabelRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -123,7 +123,7 @@ def label_options(version: Version) -> ConvertOptions:
 
 def _read_changed(
     base: Snapshot, labels: Mapping[str, bytes], options: ConvertOptions, positions: Sequence[int]
-) -> list[tuple[ImageHalf, tuple[str, int], LabelHalf]]:
+) -> list[tuple[ImageHalf, tuple[str, int], LabelRow]]:
     """Read samples as a conversion does: their images as they were, their labels as they are to be."""
     where = base.objects.url
     images = base.read_images(positions)
@@ -136,13 +136,13 @@ def _read_changed(
         (read,) = read_batch([stored], options, where, encode=False)
         if not isinstance(read, Encoded):
             raise StoreError("the index is damaged: an image has the name of another member", where=where)
-        half = replace(
-            read.half, digest=image.digest, fidelity=image.fidelity, envelope=image.envelope,
+        half = read.half._replace(
+            digest=image.digest, fidelity=image.fidelity, envelope=image.envelope,
             pixel_digest=image.pixel_digest or read.half.pixel_digest,
         )  # fmt: skip
         text = labels.get(image.id, file["label"])
         (label,) = read_batch([Member(file["label_member"], text, file["label_ordinal"], is_dir=False)], options, where)
-        if not isinstance(label, LabelHalf):
+        if not isinstance(label, LabelRow):
             raise StoreError("the index is damaged: a label has the name of another member", where=where)
         found.append((half, (image.bucket, image.row), label))
     return found

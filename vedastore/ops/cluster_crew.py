@@ -6,7 +6,6 @@ had is made again, by others, where it dies: Dask knows how.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -84,7 +83,7 @@ class _Reading:
 
     def result(self) -> list[Outcome]:
         return [
-            replace(outcome, chunks=Away(self._held, position, lengths)) if isinstance(outcome, Encoded) else outcome
+            outcome._replace(chunks=Away(self._held, position, lengths)) if isinstance(outcome, Encoded) else outcome
             for position, (outcome, lengths) in enumerate(self._found.result())
         ]
 
@@ -122,7 +121,7 @@ class _Held:
 
 def _without_chunks(outcomes: list[Outcome]) -> list[tuple[Outcome, tuple[int, ...]]]:
     """Return outcomes without chunks, each with the lengths of those that it had."""
-    return [(replace(o, chunks=Here()), o.chunks.lengths) if isinstance(o, Encoded) else (o, ()) for o in outcomes]
+    return [(o._replace(chunks=Here()), o.chunks.lengths) if isinstance(o, Encoded) else (o, ()) for o in outcomes]
 
 
 def _take_parts(outcomes: list[Outcome], positions: Sequence[int]) -> list[bytes | memoryview]:

@@ -166,7 +166,7 @@ class _Reading:
             else:
                 shelf = _Shelf(self.room, self.slot, places)  # one: it gives the slot back
                 self.taken = [
-                    replace(outcome, chunks=Away(shelf, position, place[1])) if place else outcome
+                    cast("Encoded", outcome)._replace(chunks=Away(shelf, position, place[1])) if place else outcome
                     for position, (outcome, place) in enumerate(zip(outcomes, places, strict=True))
                 ]
         return self.taken
@@ -207,7 +207,7 @@ def _make_reader(shared: int, *told: Any) -> Callable[..., tuple[list[Outcome], 
         if isinstance(member, Known):
             return replace(member, member=find(member.member))
         is_placed = isinstance(member, Unread) and isinstance(member.source, int)
-        return replace(member, source=number[member.source]) if is_placed else member
+        return member._replace(source=number[member.source]) if is_placed else member
 
     def answer(batch: Sequence[Offered], slot: int | None) -> tuple[list[Outcome], list[Place | None]]:
         outcomes: list[Outcome] = read([find(member) for member in batch])
@@ -219,7 +219,7 @@ def _make_reader(shared: int, *told: Any) -> Callable[..., tuple[list[Outcome], 
                     parts, lengths = outcome.chunks
                     if sum(lengths) <= end - slot:
                         places[position] = slot, lengths
-                        outcomes[position] = replace(outcome, chunks=Here())
+                        outcomes[position] = outcome._replace(chunks=Here())
                         for part in parts:
                             memory[slot : slot + len(part)] = part
                             slot += len(part)

@@ -57,7 +57,7 @@ def prove(kept: Kept, member: Member, options: ConvertOptions) -> tuple[ImageHal
 
     The file has to be the one that was read then, and what is stored has to decode to the pixels that it had.
     """
-    half = replace(kept.half, ordinal=member.ordinal)
+    half = kept.half._replace(ordinal=member.ordinal)
     spec = ChipSpec(half.dtype, half.bands, half.height, half.width, options.codec)
     fits = math.prod(spec.shape) * spec.itemsize <= options.limits.image_bytes
     if not fits or half.member != member.name or hashlib.sha256(member.data).digest() != half.digest:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vedastore.errors import PairError, ReleaseError, escape
 from vedastore.exchange.release import read_image, read_label
 from vedastore.io.member import Member, Unread
-from vedastore.model import ImageHalf, LabelHalf
 from vedastore.ops.resume import Known, prove
 from vedastore.spec import release as rules
 from vedastore.spec.arrays import ChipSpec
-from vedastore.store.ledger import Half
+from vedastore.store.ledger import Half, LabelRow
 from vedastore.store.shards import Here, encode_chip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vedastore.model import ImageHalf
     from vedastore.ops.decisions import Refusals
     from vedastore.ops.options import ConvertOptions
     from vedastore.spec.release import MemberRole
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from vedastore.store.shards import Chunks
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """An image whose pixels are inner chunks by now; without chunks where nobody will store them, or somebody has.
 
     ``origin`` is the shard of an interrupted conversion that has these chunks already, and where they begin in it.
@@ -55,7 +54,7 @@ class Rejected:
     error: ReleaseError
 
 
-Outcome = Encoded | LabelHalf | Other | Rejected
+Outcome = Encoded | LabelRow | Other | Rejected
 
 
 def read_batch(
@@ -85,7 +84,7 @@ def read_batch(
                 is_new = encode and not (known and known.has_file(half.digest))
                 outcomes.append(Encoded(half, spec, encode_chip(pixels, spec) if is_new else Here()))
             elif role.kind == "label":
-                outcomes.append(read_label(member, role, options.labels, place, options.limits))
+                outcomes.append(LabelRow.of(read_label(member, role, options.labels, place, options.limits)))
             else:
                 outcomes.append(Other(member, role))
         except ReleaseError as error:
@@ -102,25 +101,29 @@ class Roll:
     def __init__(self, ledger: Ledger, options: ConvertOptions, where: str, refusals: Refusals) -> None:
         self._ledger, self._options, self._where, self._refusals = ledger, options, where, refusals
         self._top: tuple[str, str] | None = None
+        self._folders: set[str] = set()
         self._refused_top = False
 
     def add_image(self, half: ImageHalf, bucket: str, row: int) -> bool:
         """Enter an image whose pixels go to a row of a bucket; False where its id is taken."""
         self._check_top(half.member)
         taken = self._ledger.add_image(half, bucket, row)
-        return self._check_id(Half(half.id, "image", half.member, half.ordinal), taken)
+        if taken is not None:
+            self._refuse(Half(half.id, "image", half.member, half.ordinal), taken)
+        return taken is None
 
     def dump_images(self, ids: Sequence[str], most: int) -> str | None:
         """Return images that were entered, as JSON; None where that is longer than ``most``."""
         return self._ledger.dump_images(ids, most)
 
-    def add(self, outcome: LabelHalf | Other | Rejected) -> None:
+    def add(self, outcome: LabelRow | Other | Rejected) -> None:
         """Enter anything else."""
         match outcome:
-            case LabelHalf():
-                self._check_top(outcome.member)
-                half = Half(outcome.id, "label", outcome.member, outcome.ordinal)
-                self._check_id(half, self._ledger.add_label(outcome))
+            case LabelRow():
+                self._check_top(outcome.label_member)
+                taken = self._ledger.add_label(outcome)
+                if taken is not None:
+                    self._refuse(Half(outcome.id, "label", outcome.label_member, outcome.label_ordinal), taken)
             case Other(member, role):
                 self._ledger.add_member(member.ordinal, member.name, role.kind, member.data)
             case Rejected(rejected, error):
@@ -128,21 +131,23 @@ class Roll:
                 reason = f"{place}: {error.message}" if place else error.message
                 self._ledger.reject(rejected, reason, error.rule or "release-refused")
 
-    def _check_id(self, half: Half, taken: str | None) -> bool:
-        if taken is None:
-            return True
+    def _refuse(self, half: Half, taken: str) -> None:
+        """Refuse or reject a half whose id another member has taken."""
         message = f"the id {half.id!r} has two files: {taken} and {half.member}"
         error = PairError(message, where=self._where, rule="pair-twice")
         if self._options.on_error == "raise":
             raise error
         self._ledger.reject(half, error.message, "pair-twice")
-        return False
 
     def _check_top(self, member: str) -> None:
+        folder = member.rpartition("/")[0]
+        if self._refused_top or folder in self._folders:  # all halves in one folder are of one release
+            return
+        self._folders.add(folder)
         top = rules.classify(member).top
         if self._top is None:
             self._top = top, member
-        elif self._top[0] != top and not self._refused_top:
+        elif self._top[0] != top:
             self._refused_top = True
             message = f"there are two releases in one archive: {self._top[1]} and {member}"
             self._refusals.add(PairError(message, where=self._where, hint="convert each by itself", rule="release-two"))

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 import orjson
 
@@ -145,6 +145,51 @@ class CoordinateRow:
     width: int
 
 
+class LabelRow(NamedTuple):
+    """A label as the ledger takes it, so that whoever reads it does the work, and little has to pass to this process.
+
+    ``declared``, ``present`` and ``flags`` are lists in JSON, ``counts`` one of (class, number) of objects in their
+    order; ``sizes`` are the lengths of their geometries, which stand in one piece.
+    """
+
+    id: str
+    label_member: str
+    label_ordinal: int
+    kind: LabelKind
+    declared: str
+    present: str
+    flags: str
+    west: float | None
+    south: float | None
+    east: float | None
+    north: float | None
+    minx: float | None
+    miny: float | None
+    maxx: float | None
+    maxy: float | None
+    boxes: bool
+    footprint: bytes | None
+    label: bytes
+    counts: str
+    sizes: bytes
+    geometries: bytes
+
+    @classmethod
+    def of(cls, half: LabelHalf) -> Self:
+        """Return the row of a label."""
+        label, nowhere = half.label, (None, None, None, None)
+        west, south, east, north = label.footprint_bounds or nowhere
+        minx, miny, maxx, maxy = label.objects_bounds or nowhere
+        geometries = [o.geometry for o in label.objects]
+        counts = [(name, len([*group])) for name, group in groupby(label.objects, key=attrgetter("class_name"))]
+        return cls(
+            half.id, half.member, half.ordinal, label.kind, _dump(label.declared), _dump(label.present),
+            _dump(label.flags), west, south, east, north, minx, miny, maxx, maxy,
+            all(o.is_box for o in label.objects), label.footprint, half.data, _dump(counts),
+            array(_SIZES, map(len, geometries)).tobytes(), b"".join(geometries),
+        )  # fmt: skip
+
+
 def parse_image(told: dict[str, Any]) -> ImageHalf:
     """Return an image of what `Ledger.dump_images` told of it; ValueError and others where that makes no sense."""
     digests = {name: bytes.fromhex(told[name]) for name in ("digest", "pixel_digest", "envelope")}
@@ -190,18 +235,9 @@ class Ledger:
             return None
         return str(self._db.execute(_DUMP, wanted).fetchone()[0])
 
-    def add_label(self, half: LabelHalf) -> str | None:
+    def add_label(self, row: LabelRow) -> str | None:
         """Add a label; return the member that has its id already, if one has, and add nothing then."""
-        label, nowhere = half.label, (None, None, None, None)
-        geometries = [o.geometry for o in label.objects]
-        counts = [(name, len([*group])) for name, group in groupby(label.objects, key=attrgetter("class_name"))]
-        row_values = (
-            half.id, half.member, half.ordinal, label.kind, _dump(label.declared), _dump(label.present),
-            _dump(label.flags), *(label.footprint_bounds or nowhere), *(label.objects_bounds or nowhere),
-            all(o.is_box for o in label.objects), label.footprint, half.data, _dump(counts),
-            array(_SIZES, map(len, geometries)).tobytes(), b"".join(geometries),
-        )  # fmt: skip
-        return self._insert("label", row_values)
+        return self._insert("label", row)
 
     def _insert(self, half: Literal["image", "label"], values: tuple[Any, ...]) -> str | None:
         """Insert a row of images or labels; return the member that has its id already."""
