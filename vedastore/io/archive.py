@@ -158,7 +158,7 @@ def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> I
     ordinal = 0
     while todo:
         path, entry = todo.pop()
-        with refusals(f"{where}: {path}"):
+        try:
             name = _checked_name(os.fsencode(path), limits)
             status = entry.stat(follow_symlinks=False)
             if is_dir := stat.S_ISDIR(status.st_mode):
@@ -169,6 +169,9 @@ def iter_directory(root: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> I
             elif not stat.S_ISREG(status.st_mode):
                 raise MemberError(f"is {'a symbolic link' if entry.is_symlink() else 'a device, FIFO or socket'}")
             _check_counts(ordinal, 0 if is_dir else status.st_size, limits)
+        except (RefusalError, OSError):
+            with refusals(f"{where}: {path}"):  # here, and not around it all: it takes time, and there are many files
+                raise
         if is_dir:
             yield Member(f"{name}/", b"", ordinal, is_dir)
         else:

@@ -29,12 +29,22 @@ def arrow_array(values: Any, kind: Any) -> Any:
         return _make(kind, ~np.isnan(values), np.ascontiguousarray(values))
     if pa.types.is_primitive(kind):
         return _make(kind, np.ones(len(values), bool), np.asarray(values, dtype=str(kind)))
-    valid = np.array([v is not None for v in values], dtype=bool)
+    valid = np.ones(len(values), bool)
+    if None in values:
+        valid = np.array([v is not None for v in values], dtype=bool)
     if pa.types.is_list(kind):
         lists = [v or () for v in values]
         items = arrow_array([*chain.from_iterable(lists)], kind.value_type)
         return _make(kind, valid, _offsets(map(len, lists)), children=[items])
-    parts = [v.encode() if isinstance(v, str) else v or b"" for v in values]
+    parts = values
+    if not pa.types.is_binary(kind):
+        texts = values if valid.all() else [v or "" for v in values]
+        joined = "".join(texts)
+        if joined.isascii():  # as nearly all are: as many bytes as characters
+            return _make(kind, valid, _offsets(map(len, texts)), joined.encode())
+        parts = [text.encode() for text in texts]
+    elif not valid.all():
+        parts = [v or b"" for v in values]
     return _make(kind, valid, _offsets(map(len, parts)), b"".join(parts))
 
 
