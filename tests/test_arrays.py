@@ -6,6 +6,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import zarr
+import zstandard
 from google_crc32c import value as crc32c
 from hypothesis import given
 from hypothesis import strategies as st
@@ -416,3 +417,19 @@ def test_bucket_names_say_the_shape():
     names = {keys.bucket(d, b, h, 9) for d, b, h in product(DTYPES, (1, 3), (8, 9))}
     assert len(names) == len(DTYPES) * 4
     assert all(keys.is_bucket(n) for n in names)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_chips_are_as_small_as_the_compressor_makes_them_that_looks_everywhere(codec):
+    y, x = np.mgrid[:256, :256]
+    waves = [np.sin(x / 30 + band) + np.cos(y / 40) for band in range(3)]
+    imagery = (110 + 30 * np.stack(waves) + np.random.default_rng(0).normal(0, 4, (3, 256, 256))).astype("u1")
+    drawn = np.broadcast_to((x // 37 + y // 23).astype("u1") % 5, (3, 256, 256))
+    for pixels, most in ((imagery, 1.03), (drawn, 3.5)):
+        spec = ChipSpec("uint8", 3, 256, 256, codec)
+        raw = np.ascontiguousarray(pixels.transpose(1, 2, 0) if spec.interleaved else pixels).reshape(-1)
+        if spec.delta:
+            raw = np.diff(raw, prepend=np.uint8(0))
+        usual = len(zstandard.compress(raw, 1))
+        assert usual < raw.nbytes * 0.9
+        assert sum(encode_chip(pixels, spec).lengths) <= usual * most
