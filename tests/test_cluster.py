@@ -75,7 +75,7 @@ def test_a_worker_elsewhere_is_refused(tmp_path, client):
     """One that has not the same disk would keep the shard to itself."""
     objects = LocalObjects(tmp_path / "nowhere")
     with pytest.raises(StoreError, match="does not see the store"):
-        client.submit(_write_shard, [], [], b"", (objects, "chips/x", (keys.INCOMPLETE, ""))).result()
+        client.submit(_write_shard, [], [], b"", 0, (objects, "chips/x", (keys.INCOMPLETE, ""))).result()
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -84,13 +84,22 @@ def test_a_worker_of_a_dead_writer_is_refused(tmp_path, client):
     objects = LocalObjects(tmp_path / "r.zarr")
     with Write(objects, fingerprint="one") as dead:
         witness = dead.witness
-        assert client.submit(_write_shard, [], [], b"x", (objects, "chips/x", witness)).result() == 1
+        assert client.submit(_write_shard, [], [], b"x", 0, (objects, "chips/x", witness)).result() == 1
         objects.delete("chips/x")
     with Write(objects, fingerprint="other") as write:
         with pytest.raises(StoreError, match="another conversion"):
-            client.submit(_write_shard, [], [], b"", (objects, "chips/x", witness)).result()
+            client.submit(_write_shard, [], [], b"", 0, (objects, "chips/x", witness)).result()
         assert objects.size("chips/x") is None
         assert witness != write.witness
+
+
+def test_chips_of_other_bytes_than_the_index_says_are_refused(tmp_path, client):
+    """A batch that was lost is read again by another worker, whose library may be another one."""
+    objects = LocalObjects(tmp_path / "r.zarr")
+    with Write(objects) as write:
+        with pytest.raises(StoreError, match="do not encode alike"):
+            client.submit(_write_shard, [], [], b"x", 7, (objects, "chips/x", write.witness)).result()
+        assert objects.size("chips/x") is None
 
 
 def test_a_shard_that_is_not_there_is_refused(tmp_path, client, monkeypatch):

@@ -195,6 +195,16 @@ def remove(path: Path) -> None:
     subprocess.run(["rm", "-rf", path], check=True)
 
 
+def read_through(path: Path) -> None:
+    """Read a file, or all files of a tree, so that they are in the page cache; a path of nothing is none."""
+    buffer = bytearray(2**20)
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with file.open("rb", buffering=0) as opened:
+                while opened.readinto(buffer):
+                    pass
+
+
 def size_bytes(path: Path) -> int:
     """Return the bytes of a file or of all files of a tree."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

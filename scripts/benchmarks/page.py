@@ -72,9 +72,10 @@ def _head(results: dict[str, Any]) -> str:
         f"""{data["samples"]:,} chips of {shape} in uncompressed GeoTIFFs with labelled objects, made {made}:
         {data["raw_bytes"] / MB:,.0f} MB as a tar, {data["release_bytes"] / MB:,.0f} MB as a tar.gz (gzip -6).
         {part if data["read_samples"] < data["samples"] else ""}""",
-        f"""All take turns: {results["rounds"]} {rounds}, each in an order of its own, from a warm page cache. Figures
-        are medians, with the least and the greatest in brackets. How many times as long as the first row another
-        one takes is counted within each round, so that a machine that is slow for a while changes little.""",
+        f"""All take turns: {results["rounds"]} {rounds}, each in an order of its own. All that a run reads is read
+        just before it, so that it is in the page cache. Figures are medians, with the least and the greatest in
+        brackets. How many times as long as the first row another one takes is counted within each round, so that a
+        machine that is slow for a while changes little.""",
         f"""Memory is the peak of the whole tree of processes ({memory}), seen in a further run that is not timed.
         A conversion and an export are checked and durable (`fsync`) when they end; what they are compared with is
         not.""",

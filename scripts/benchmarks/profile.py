@@ -37,7 +37,7 @@ from vedastore.spec import release as rules
 from vedastore.spec.arrays import ChipSpec
 from vedastore.spec.labels import parse_label
 from vedastore.store.commit import Write
-from vedastore.store.ledger import Ledger
+from vedastore.store.ledger import LabelRow, Ledger
 from vedastore.store.rows import plan_rows
 from vedastore.store.shards import encode_chip
 from vedastore.store.tables import TableWriter
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from scripts.benchmarks.data import Places
-    from vedastore.model import ImageHalf, LabelHalf
+    from vedastore.model import ImageHalf
 
 WHERE = "profile"
 
@@ -102,13 +102,13 @@ def _members(tar: bytes) -> list[Member]:
 def _index_stages(images: list[Member], labels: list[Member]) -> list[Stage]:
     """Measure the way of the rows, each stage with what the one before it made."""
     halves = [read_image(m, rules.classify(m.name), WHERE)[0] for m in images]
-    named = [read_label(m, rules.classify(m.name), LabelOptions(), WHERE) for m in labels]
+    named = [LabelRow.of(read_label(m, rules.classify(m.name), LabelOptions(), WHERE)) for m in labels]
     rounds = [_index_round(halves, named) for _ in range(ROUNDS)]
     names = ("ledger: halves in", "ledger: pairs out", "rows", "tables")
     return [Stage(name, min(found)) for name, found in zip(names, zip(*rounds, strict=True), strict=True)]
 
 
-def _index_round(halves: list[ImageHalf], named: list[LabelHalf]) -> list[float]:
+def _index_round(halves: list[ImageHalf], named: list[LabelRow]) -> list[float]:
     clock = [time.process_time()]
     with ExitStack() as stack:
         write = stack.enter_context(Write(LocalObjects(Path(stack.enter_context(TemporaryDirectory())) / "store")))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LIBRARIES = (
-    *("vedastore", "numpy", "xarray", "zarr", "dask", "pyarrow", "isal", "orjson", "zstandard", "imagecodecs"),
-    *("rasterio", "rioxarray", "h5py", "webdataset", "torch", "litdata"),
+    *("vedastore", "numpy", "xarray", "zarr", "dask", "pyarrow", "isal", "orjson", "zstandard"),
+    *("backports.zstd", "imagecodecs", "rasterio", "rioxarray", "h5py", "webdataset", "torch", "litdata"),
 )
 TOOLS = ("gzip", "pigz", "tar")
 

@@ -51,7 +51,7 @@ _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _LIST_DEPTH: Final = 2  # of the list of features: in the outermost object
 
 _DEPTH_BLOCK: Final = 2**14
-"""Features that are parsed together are then short enough for the quick parser."""
+"""Common features that are parsed together are then short enough for the quick parser."""
 _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 

@@ -62,7 +62,7 @@ class Cluster(Crew):
         batches = [holder.outcomes.future for holder in numbers]
         write.note(key)
         target = write.objects, key, write.witness
-        put = self._workers.submit(_write_shard, batches, chips, draft.index(), target)
+        put = self._workers.submit(_write_shard, batches, chips, draft.index(), draft.chunks_bytes, target)
         self._puts = [*(earlier for earlier in self._puts if not earlier.done()), put]
         return _Putting(put, write.objects, key)
 
@@ -137,6 +137,7 @@ def _write_shard(
     batches: list[list[Outcome]],
     chips: Sequence[tuple[int, int]],
     index: bytes,
+    chunks_bytes: int,
     target: tuple[Objects, str, tuple[str, str]],
 ) -> int:
     """Write a shard of chips, each the outcome of a batch; return its bytes.
@@ -148,5 +149,8 @@ def _write_shard(
         raise StoreError("a worker does not see the store", where=objects.url, hint=_HINT)
     if write_id and write_id.encode() not in objects.read(witness):  # the shard would take the place of another one's
         raise StoreError("another conversion is under way here by now", where=objects.url)
-    parts = chain.from_iterable(_parts_of(batches[batch][position]) for batch, position in chips)
+    parts = [*chain.from_iterable(_parts_of(batches[batch][position]) for batch, position in chips)]
+    if sum(map(len, parts)) != chunks_bytes:  # a batch was read again elsewhere, where chips become other bytes
+        hint = "give all workers the same versions of all libraries"
+        raise StoreError("the workers do not encode alike", where=f"{objects.url}/{key}", hint=hint)
     return objects.write(key, chain(parts, [index]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from vedastore.ops.roll import Encoded, Outcome
 from vedastore.spec import keys
 from vedastore.spec.root import Bucket
-from vedastore.store.chips import ShardReader
+from vedastore.store.chips import ShardReader, decode_chip
 from vedastore.store.journal import LIMIT_BYTES, dump_shard
 from vedastore.store.shards import Away, Here, ShardDraft, Spill
 
@@ -121,7 +121,7 @@ def find_chip(known: KnownChips, write: Write, image: Encoded) -> tuple[str, int
     """Return the bucket and the row that have an image's chip already; None where none has.
 
     A file of the same SHA-256 has the same pixels. Of another file with pixels of the same digest the stored chunks
-    are compared, byte by byte.
+    are compared, byte by byte, and their pixels where a library of another version encoded them.
     """
     if place := known.find_file(image.half.digest):
         return place
@@ -131,4 +131,7 @@ def find_chip(known: KnownChips, write: Write, image: Encoded) -> tuple[str, int
     stored = ShardReader(write.objects, found[0], image.spec).read_chunks(found[1])
     chunks = image.chunks
     own = Here((*chunks.holder.take([chunks.position]),), chunks.lengths) if isinstance(chunks, Away) else chunks
-    return found if stored == own.chunks else None
+    if stored == own.chunks:
+        return found
+    before, now = (decode_chip(chunks, image.spec, found[0]).tobytes() for chunks in (stored, own.chunks))
+    return found if before == now else None

@@ -81,4 +81,6 @@ def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that what is stored depends on."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in _LIBRARIES}
+    from vedastore.store.shards import zstd_module
+
+    return {name: version(name) for name in _LIBRARIES} | {"libzstd": zstd_module().zstd_version}

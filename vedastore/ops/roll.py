@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from vedastore.errors import PairError, ReleaseError, escape
 from vedastore.exchange.release import read_image, read_label
@@ -54,6 +54,8 @@ class Rejected:
     error: ReleaseError
 
 
+_FOLDERS: Final = 8
+"""A release has two; there are as many ways to write their names as a stranger likes."""
 Outcome = Encoded | LabelRow | Other | Rejected
 
 
@@ -143,7 +145,8 @@ class Roll:
         folder = member.rpartition("/")[0]
         if self._refused_top or folder in self._folders:  # all halves in one folder are of one release
             return
-        self._folders.add(folder)
+        if len(self._folders) < _FOLDERS:
+            self._folders.add(folder)
         top = rules.classify(member).top
         if self._top is None:
             self._top = top, member

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def arrow_array(values: Any, kind: Any) -> Any:
     """Return values as an Arrow array of a kind.
 
-    ``values`` are a list, with None for a null that is no number; or an array of floats in which NaN stands for null,
-    (n,) or (n, k) for structs and lists of k floats that are null together.
+    ``values`` are a list, with None for a null that is no number, of texts where the kind is text, and of bytes where
+    it is binary; or an array of floats in which NaN stands for null, (n,) or (n, k) for structs and lists of k floats
+    that are null together.
     """
     import pyarrow as pa
 

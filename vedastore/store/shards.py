@@ -27,6 +27,8 @@ ENTRY: Final = np.dtype("<u8")
 _WINDOW_LOG, _HASH_LOG, _MIN_MATCH, _STEP = 17, 8, 7, 8
 _LITERALS, _HUFFMAN = 1002, 1
 """What happens to bytes outside of matches: ``ZSTD_c_literalCompressionMode`` of zstd.h, nameless in the module."""
+_REPETITIVE: Final = 0.5
+"""What shrinks to less than this has many matches: it is drawn, or was enlarged. Imagery is far from it."""
 _compressors = threading.local()
 
 
@@ -85,35 +87,48 @@ def _differences(raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _compress(raw: np.ndarray[Any, Any], spec: ChipSpec) -> bytes:
     codec = spec.compressor["configuration"]
     if spec.compressor["name"] == "zstd":
-        if not hasattr(_compressors, "zstd"):
-            _compressors.zstd = _open_zstd(codec["level"])
-        _compressors.zstd.set_pledged_input_size(raw.nbytes)
-        compressed: bytes = _compressors.zstd.compress(raw.reshape(-1).view("u1"), _compressors.zstd.FLUSH_FRAME)
-        return compressed
+        return _compress_zstd(raw.reshape(-1).view("u1"), codec["level"])
     from numcodecs import blosc
 
     return bytes(blosc.compress(raw, codec["cname"].encode(), codec["clevel"], blosc.BITSHUFFLE, codec["blocksize"]))
 
 
-def _open_zstd(level: int) -> Any:
-    """Return a compressor of a level that looks for long matches only, and not at every byte: imagery has few of them.
+def _compress_zstd(raw: np.ndarray[Any, Any], level: int) -> bytes:
+    """Return a frame that any decoder reads; the search for matches steps over bytes unless there are many."""
+    if not hasattr(_compressors, "zstd"):
+        _compressors.zstd = _open_zstd(level, _STEP), _open_zstd(level)
+    in_steps, everywhere = _compressors.zstd
+    frame: bytes = in_steps.compress(raw, in_steps.FLUSH_FRAME)
+    if len(frame) < raw.nbytes * _REPETITIVE:
+        frame = min(frame, everywhere.compress(raw, everywhere.FLUSH_FRAME), key=len)
+    return frame
 
-    The search took half of the time. Any decoder reads the frames; imagery is up to 3 % larger for it.
+
+def _open_zstd(level: int, step: int | None = None) -> Any:
+    """Return a compressor of a level that looks for long matches only: imagery has few of them.
+
+    The search would take half of the time. Imagery is up to 3 % larger without short matches, and with a ``step``.
     """
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
+    zstd = zstd_module()
     of = zstd.CompressionParameter
-    options: dict[int, int] = {
+    options = {
         of.compression_level: level,
         of.window_log: _WINDOW_LOG,
         of.hash_log: _HASH_LOG,
         of.min_match: _MIN_MATCH,
-        of.target_length: _STEP,
-        _LITERALS: _HUFFMAN,  # with a step they would stay as they are, as at the levels below 0
     }
+    if step is not None:  # bytes outside of matches would stay as they are, as at the levels below 0
+        options |= {of.target_length: step, _LITERALS: _HUFFMAN}
     return zstd.ZstdCompressor(options=options)
+
+
+def zstd_module() -> Any:
+    """Return the standard library's Zstandard, which has a package of its own for Pythons below 3.14."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
 
 
 class Spill:
