@@ -13,6 +13,10 @@ import vedastore as vs
 from tests.builders import Release, assert_store_ok, geotiff, make_release, pixels_of, plain_tiff
 from vedastore.errors import ArchiveError, ImageError, LabelError, PairError, ReleaseError, UsageError
 from vedastore.io.file_digest import FileDigest
+from vedastore.ops.decisions import Refusals
+from vedastore.ops.options import ConvertOptions
+from vedastore.ops.roll import Roll
+from vedastore.store.ledger import Ledger
 
 
 def refuse(source, store, error, match, **options):
@@ -260,3 +264,22 @@ def test_no_room_for_temporary_files(tmp_path, command):
     assert done.stderr.count("\n") == 1
     assert "a temporary file cannot be used" in done.stderr
     assert not (tmp_path / "r.zarr").exists()
+
+
+def test_two_releases_are_told_apart_however_their_folders_are_written(tmp_path):
+    """A stranger may write the name of a folder in as many ways as there are files: few are remembered."""
+    release = make_release(12)
+    spelt = {"./" * number + name: data for number, (name, data) in enumerate(release.members.items())}
+    source = Release(spelt).tar(tmp_path / "r.tar")
+    with Ledger() as ledger:
+        roll = Roll(ledger, ConvertOptions(), "r.tar", Refusals())
+        for name in spelt:
+            roll._check_top(name)
+        assert len(roll._folders) <= 8
+    assert len(vs.convert(source, tmp_path / "r.zarr")) == 12
+    assert_store_ok(tmp_path / "r.zarr")
+    more = tmp_path / "more"
+    more.mkdir()
+    others = make_release(13, top="other").members
+    last = {name: others[name] for name in ("other/images/12.tif", "other/labels/12.json")}
+    refuse(Release(spelt | last).tar(more / "r.tar"), more / "r.zarr", PairError, "two releases")
