@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from scripts.benchmarks.data import Places
-    from vedastore.model import ImageHalf
+    from vedastore.model import ImageHalf, LabelHalf
 
 WHERE = "profile"
 
@@ -102,13 +102,13 @@ def _members(tar: bytes) -> list[Member]:
 def _index_stages(images: list[Member], labels: list[Member]) -> list[Stage]:
     """Measure the way of the rows, each stage with what the one before it made."""
     halves = [read_image(m, rules.classify(m.name), WHERE)[0] for m in images]
-    named = [LabelRow.of(read_label(m, rules.classify(m.name), LabelOptions(), WHERE)) for m in labels]
+    named = [read_label(m, rules.classify(m.name), LabelOptions(), WHERE) for m in labels]
     rounds = [_index_round(halves, named) for _ in range(ROUNDS)]
     names = ("ledger: halves in", "ledger: pairs out", "rows", "tables")
     return [Stage(name, min(found)) for name, found in zip(names, zip(*rounds, strict=True), strict=True)]
 
 
-def _index_round(halves: list[ImageHalf], named: list[LabelRow]) -> list[float]:
+def _index_round(halves: list[ImageHalf], named: list[LabelHalf]) -> list[float]:
     clock = [time.process_time()]
     with ExitStack() as stack:
         write = stack.enter_context(Write(LocalObjects(Path(stack.enter_context(TemporaryDirectory())) / "store")))
@@ -117,7 +117,7 @@ def _index_round(halves: list[ImageHalf], named: list[LabelRow]) -> list[float]:
         for row, half in enumerate(halves):
             ledger.add_image(half, "bucket", row)
         for label in named:
-            ledger.add_label(label)
+            ledger.add_label(LabelRow.of(label))
         clock.append(time.process_time())
         ledger.count()  # settles which halves are pairs, and their positions
         pairs = list(ledger.iter_pairs())

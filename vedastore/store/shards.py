@@ -28,7 +28,7 @@ _WINDOW_LOG, _HASH_LOG, _MIN_MATCH, _STEP = 17, 8, 7, 8
 _LITERALS, _HUFFMAN = 1002, 1
 """What happens to bytes outside of matches: ``ZSTD_c_literalCompressionMode`` of zstd.h, nameless in the module."""
 _REPETITIVE: Final = 0.5
-"""What shrinks to less than this has many matches: it is drawn, or was enlarged. Imagery is far from it."""
+"""What shrinks to less than this has many matches: it is drawn, or was enlarged. Little imagery does."""
 _compressors = threading.local()
 
 
