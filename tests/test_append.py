@@ -11,6 +11,7 @@ import zstandard
 import vedastore as vs
 from tests.builders import assert_store_ok, geotiff, gnu_tar_members, make_release, pixels_of
 from vedastore.cli.run import main
+from vedastore.spec.arrays import ChipSpec
 from vedastore.store import shards
 
 
@@ -154,6 +155,26 @@ def test_pixels_are_known_whatever_library_encoded_them(tmp_path, monkeypatch):
     before = chips(sizes(store))
     append_moved(store, tmp_path)
     assert chips(sizes(store)) == before
+
+
+def test_pixels_that_are_damaged_are_not_known(tmp_path):
+    """They are stored anew for another file that has them."""
+    store = tmp_path / "s.zarr"
+    vs.convert(SMALL.tar(tmp_path / "1.tar"), store)
+    before = chips(sizes(store))
+    pixels = vs.open(store)["2"].image.values
+    row = int(vs.open(store).samples.set_index("id").row["2"])
+    (shard,) = (store / key for key in before if "/c/" in key)
+    data = bytearray(shard.read_bytes())
+    index = data[-4 - 16 * ChipSpec("uint8", 3, 32, 40).samples_per_shard : -4]
+    start, length = np.frombuffer(index, "<u8").reshape(-1, 2)[row]
+    data[int(start) + int(length) // 2] ^= 1
+    shard.write_bytes(data)
+    moved = dict(SMALL.members)
+    moved[f"{SMALL.top}/images/2.tif"] = geotiff(pixels, (0.5, 0, 733_800.5, 0, -0.5, 3_725_150))
+    vs.convert(say(replace(SMALL, members=moved), "1.0.2").tar(tmp_path / "2.tar"), store, mode="append")
+    assert len(chips(sizes(store))) == len(before) + 1
+    assert (vs.open(store)["2"].image.values == pixels).all()
 
 
 def test_chips_of_several_versions_are_one_array(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
+from vedastore.errors import StoreError
 from vedastore.ops.roll import Encoded, Outcome
 from vedastore.spec import keys
 from vedastore.spec.root import Bucket
@@ -133,5 +134,8 @@ def find_chip(known: KnownChips, write: Write, image: Encoded) -> tuple[str, int
     own = Here((*chunks.holder.take([chunks.position]),), chunks.lengths) if isinstance(chunks, Away) else chunks
     if stored == own.chunks:
         return found
-    before, now = (decode_chip(chunks, image.spec, found[0]).tobytes() for chunks in (stored, own.chunks))
+    try:
+        before, now = (decode_chip(chunks, image.spec, found[0]).tobytes() for chunks in (stored, own.chunks))
+    except StoreError:  # what is damaged there is not known, and stored anew
+        return None
     return found if before == now else None
