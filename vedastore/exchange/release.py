@@ -106,8 +106,8 @@ class ReleaseReader:
                 self._digest.check()
         return self._sha256
 
-    def _open_digest(self, file: IO[bytes]) -> FileDigest:
-        self._digest = self._open.enter_context(FileDigest(file, self.where))
+    def _open_digest(self, file: IO[bytes], *, compared: bool) -> FileDigest:
+        self._digest = self._open.enter_context(FileDigest(file, self.where, compared=compared))
         return self._digest
 
     def identity(self) -> tuple[str, ...]:
@@ -203,7 +203,7 @@ class ReleaseReader:
 
         is_local = self.place.bucket is None
         if kind == "gzip" and not self._alone and is_worth(total):
-            digest = self._open_digest(file) if is_local and self._hashed else None
+            digest = self._open_digest(file, compared=True) if is_local and self._hashed else None
             made: Kind | None = ("sha256" if digest is None else "xxh3") if self._hashed else None
             with InflatedFile(file, self.where, self._limits, report, made) as stream:
                 yield from _counted(archive.iter_members(stream.read, self.where, self._limits), digest)
@@ -213,7 +213,7 @@ class ReleaseReader:
                 digest.complete(stream.digest)
             return
         if kind == "tar" and is_local:
-            plain, digest = PlainFile(file, report), self._open_digest(file)
+            plain, digest = PlainFile(file, report), self._open_digest(file, compared=False)
             yield from _counted(archive.iter_members(plain.read, self.where, self._limits, plain.leave), digest)
             if self._hashed:
                 digest.complete()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Kind = Literal["sha256", "xxh3"]
 _PART_BYTES: Final = 16 * 2**20
 _BLOCK_BYTES: Final = 8 * 2**20
-_BYTES_A_MEMBER: Final = 96 * 2**10
+_BYTES_A_MEMBER: Final = 64 * 2**10
 """What can be hashed while one core makes what the index says of a member."""
 _BEHIND_MOST: Final = 2 * 2**30
 _SHARE_OF_MEMORY: Final = 4
@@ -67,16 +67,19 @@ class FileDigest:
         A regular one; its position is not used, and it is not closed here.
     where : str
         Name of the file, for messages.
+    compared : bool
+        Whether `complete` will be told the XXH3 of what others have read.
     """
 
-    def __init__(self, file: IO[bytes], where: str) -> None:
+    def __init__(self, file: IO[bytes], where: str, *, compared: bool = True) -> None:
         self._descriptor, self._where = file.fileno(), where
         self._state = self._stat()
         self._size = self._state[0]
         self._behind = self._sent = self._done = 0
         self._most = min(_BEHIND_MOST, _memory_bytes() // _SHARE_OF_MEMORY)
         self._ended = False
-        self._digest, self._proof = _new("sha256"), _new("xxh3")
+        self._digest = _new("sha256")
+        self._proof: Any = _new("xxh3") if compared else None
         self._passed: str | None = None
         self._block: memoryview | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vedastore-hash")
@@ -119,7 +122,7 @@ class FileDigest:
             raise ArchiveError(f"cannot be read: {error.strerror}", where=self._where) from error
         if self._passed is None:
             self.check()
-        if self._done != self._size or self._passed not in {None, self._proof.hexdigest()}:
+        if self._done != self._size or (self._passed is not None and self._passed != self._proof.hexdigest()):
             raise self._changed()
         return str(self._digest.hexdigest())
 
@@ -146,7 +149,8 @@ class FileDigest:
         block = self._block = self._block or memoryview(bytearray(min(_BLOCK_BYTES, self._size)))
         while not self._ended and (length := os.preadv(self._descriptor, [block[: end - start]], start)):
             self._digest.update(block[:length])
-            self._proof.update(block[:length])
+            if self._proof is not None:
+                self._proof.update(block[:length])
             start += length
             self._done += length
 

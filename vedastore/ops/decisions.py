@@ -62,8 +62,10 @@ def decide(ledger: Ledger, options: ConvertOptions, where: str, refusals: Refusa
     _settle_members(ledger, where, refusals)
     member, meta = _meta(ledger, options, where, refusals)
     _pair(ledger, options, where)
-    task = _task(ledger, options, meta, where, refusals) if ledger.count() else "classification"
-    samples, read = ledger.count(), ledger.count_read()
+    samples = read = ledger.count()
+    task = _task(ledger, options, meta, where, refusals) if samples else "classification"
+    if options.on_error == "skip":
+        samples, read = ledger.count(), ledger.count_read()
     if read == 0 or (samples == 0 and not refusals.collects):
         hint = "a release has images/<id>.tif and labels/<id>.json"
         told = "there is no sample in it" if read == 0 else "there is no sample in it that converts"

@@ -146,7 +146,8 @@ def _write_version(
     with RowWriter(base, plan, edits.splits) as rows:
         for pairs in ledger.iter_pairs():
             rows.append(pairs, coords)
-        files, _ = rows.finish(write)
+        rows.seal(write)
+        files, _ = rows.finish()
     draft = replace(
         version,
         version=edits.version or name_change(base.root, base.version.version),

@@ -55,15 +55,15 @@ def write_index(
         for pairs in ledger.iter_pairs():
             rows.append(pairs, decisions.label_coords)
             intake.note_written()
-        files, tally = rows.finish(write)
-    index = files | {"members": _write_members(write, ledger, parent)}
-    if ledger.count_rejected() > SKIPPED_INLINE:
-        index["skipped"] = _write_skipped(write, ledger)
-    samples = ((name, digest, hashlib.sha256(label).digest()) for name, digest, label in ledger.iter_contents())
-    members = ((name, kind, data) for _, name, kind, data in ledger.iter_members())
+        rows.seal(write)
+        index = {"members": _write_members(write, ledger, parent)}
+        if ledger.count_rejected() > SKIPPED_INLINE:
+            index["skipped"] = _write_skipped(write, ledger)
+        checked = [*check_release(ledger, decisions, options, reader.where, reader.container)]
+        content = _hash_content(ledger)
+        files, tally = rows.finish()
     before = {} if parent is None else parent.root.buckets()
     buckets = intake.finish() | {name: before[name] for name in intake.reused}
-    checked = [*check_release(ledger, decisions, options, reader.where, reader.container)]
     version = Version(
         version=_name(options.version or decisions.meta.version, parent),
         parent=None if parent is None else parent.version.version,
@@ -76,9 +76,9 @@ def write_index(
         features=tally.features,
         bounds=tally.bounds,
         fidelity=tally.fidelity,
-        index=index,
+        index=files | index,
         buckets=buckets,
-        content=hash_content(samples, members, ledger.read_top()),
+        content=content,
         source=_provenance(reader, options),
         skipped=tuple(islice(ledger.iter_rejected(), SKIPPED_INLINE)),
         findings=(),
@@ -87,6 +87,12 @@ def write_index(
         version, tally = put_on_top(write, parent, version, files, plan)
     findings = ordered((*checked, *tally.flags.findings(reader.where)))
     return replace(version, findings=tuple(f.to_dict() for f in findings))
+
+
+def _hash_content(ledger: Ledger) -> dict[str, str]:
+    samples = ((name, digest, hashlib.sha256(label).digest()) for name, digest, label in ledger.iter_contents())
+    members = ((name, kind, data) for _, name, kind, data in ledger.iter_members())
+    return hash_content(samples, members, ledger.read_top())
 
 
 def _name(given: str | None, parent: Snapshot | None) -> str:

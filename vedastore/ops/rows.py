@@ -20,6 +20,7 @@ from vedastore.store.tables import TableWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
 
     from vedastore.model import LabelCoords
     from vedastore.ops.succession import Succession
@@ -75,6 +76,7 @@ class RowWriter:
         self._samples = self._stack.enter_context(TableWriter("samples", schema))
         self._features = self._stack.enter_context(TableWriter("features"))
         self._tally = Tally()
+        self._finished: dict[str, Future[IndexFile]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -97,12 +99,15 @@ class RowWriter:
         self._features.append(features.columns, features.shapes)
         self._tally.add(pairs.id, pairs.fidelity, samples.columns["flags"])
 
-    def finish(self, write: Write) -> tuple[dict[str, IndexFile], Tally]:
-        """Write both tables to the store; return their files, and what was counted of their rows."""
-        self._tally.features, self._tally.bounds = self._features.rows, self._samples.bounds
+    def seal(self, write: Write) -> None:
+        """Begin to write both tables to the store: no more rows come."""
         writers = (self._samples, self._features)
-        files = {writer.table: writer.finish(write, is_part=self._is_part) for writer in writers}
-        return files, self._tally
+        self._finished = {writer.table: writer.seal(write, is_part=self._is_part) for writer in writers}
+
+    def finish(self) -> tuple[dict[str, IndexFile], Tally]:
+        """Wait until both are written; return their files, and what was counted of their rows."""
+        self._tally.features, self._tally.bounds = self._features.rows, self._samples.bounds
+        return {table: future.result() for table, future in self._finished.items()}, self._tally
 
 
 def put_on_top(

@@ -5,8 +5,7 @@ Source: the Veda release format ("Label Formats", "Releases for Importing").
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vedastore.errors import LabelError, ReleaseError
 from vedastore.model import Label, LabelCoords, LabelKind, LabelledObject, LabelOptions, Task
@@ -131,8 +130,7 @@ def infer_task(kinds: set[LabelKind], *, only_boxes: bool, where: str) -> Task:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CoordinateEvidence:
+class CoordinateEvidence(NamedTuple):
     """What the object coordinates of one georeferenced sample fit."""
 
     id: str
@@ -169,6 +167,12 @@ def _fits(inner: Bounds, outer: Bounds) -> bool:
     )
 
 
+_VERDICTS: Final = {
+    (True, True): "both", (True, False): "pixel", (False, True): "geographic", (False, False): "neither",
+}  # fmt: skip
+"""What a sample tells, by whether it fits pixels, and whether it fits its footprint."""
+
+
 class CoordinateDecision:
     """Adds up the evidence of all samples, in bounded memory, and decides once for the release."""
 
@@ -178,8 +182,7 @@ class CoordinateDecision:
 
     def add(self, evidence: CoordinateEvidence) -> None:
         """Count one sample; a few ids of each verdict are kept for the message."""
-        verdict = {(True, True): "both", (True, False): "pixel", (False, True): "geographic", (False, False): "neither"}
-        found = verdict[evidence.pixel, evidence.geographic]
+        found = _VERDICTS[evidence.pixel, evidence.geographic]
         self._counts[found] += 1
         examples = self._samples[found]
         if len(examples) < 3:  # noqa: PLR2004 - three names are enough for a message

@@ -255,16 +255,14 @@ def parse_bounds(feature: Any, where: str) -> Bounds | None:
 def _box(geometry: Any, where: str) -> Bounds:
     """Return the box around all positions of a geometry."""
     if isinstance(geometry, dict) and isinstance(geometry.get("geometries"), list) and geometry["geometries"]:
-        boxes = [_box(part, where) for part in geometry["geometries"]]  # as deep as JSON may be, at most
-        west, south, east, north = zip(*boxes, strict=True)
-        return min(west), min(south), max(east), max(north)
+        return _box_around([_box(part, where) for part in geometry["geometries"]])  # as deep as JSON may be, at most
     if not isinstance(geometry, dict) or not isinstance(geometry.get("coordinates"), list):
         raise ReleaseError("bounds.geojson has a feature that is no GeoJSON", where=where, rule="bounds-json")
     todo: list[Any] = [geometry["coordinates"]]
     edges: list[Bounds] = []
     while todo:
         item = todo.pop()
-        if not all(isinstance(part, list) for part in item):
+        if not set(map(type, item)) <= {list}:
             raise ReleaseError("bounds.geojson has coordinates that are no numbers", where=where, rule="bounds-json")
         if item and item[0] and not isinstance(item[0][0], list):
             edges.append(_ring_box(item, where))
@@ -272,14 +270,18 @@ def _box(geometry: Any, where: str) -> Bounds:
             todo += item
     if not edges:
         raise ReleaseError("bounds.geojson has a geometry without positions", where=where, rule="bounds-json")
-    west, south, east, north = zip(*edges, strict=True)
+    return edges[0] if len(edges) == 1 else _box_around(edges)
+
+
+def _box_around(boxes: list[Bounds]) -> Bounds:
+    west, south, east, north = zip(*boxes, strict=True)
     return min(west), min(south), max(east), max(north)
 
 
 def _ring_box(ring: list[Any], where: str) -> Bounds:
     if not set(map(type, chain.from_iterable(ring))) <= {int, float} or min(map(len, ring)) < 2:  # noqa: PLR2004 - x, y
         raise ReleaseError("bounds.geojson has coordinates that are no numbers", where=where, rule="bounds-json")
-    x, y = [p[0] for p in ring], [p[1] for p in ring]
+    x, y, *_ = zip(*ring, strict=False)  # heights, where all have them
     return min(x), min(y), max(x), max(y)
 
 

@@ -45,7 +45,7 @@ CREATE VIEW halves AS
     SELECT id, 'image' AS half, image_member AS member, image_ordinal AS ordinal FROM images
     UNION ALL SELECT id, 'label', label_member, label_ordinal FROM labels
     UNION ALL SELECT id, half, member, ordinal FROM rejected;
-CREATE VIEW ids AS SELECT DISTINCT id FROM halves;
+CREATE VIEW ids AS SELECT id FROM images UNION SELECT id FROM labels UNION SELECT id FROM rejected;
 CREATE VIEW unpaired AS
     SELECT id, half, member, MIN(ordinal) AS ordinal, iif(half = 'image', 'label', 'image') AS lack FROM halves
         GROUP BY id HAVING MIN(half) = MAX(half);
@@ -70,6 +70,11 @@ SELECT id, member, rule, reason FROM rejected
 UNION SELECT id, image_member, NULL, NULL FROM images WHERE id IN (SELECT id FROM rejected)
 UNION SELECT id, label_member, NULL, NULL FROM labels WHERE id IN (SELECT id FROM rejected)
 ORDER BY id, member, rule, reason
+"""
+_ALL_PAIRED: Final = """
+SELECT images = labels AND images = pairs AND NOT EXISTS (SELECT * FROM rejected)
+FROM (SELECT COUNT(*) AS images FROM images), (SELECT COUNT(*) AS labels FROM labels),
+    (SELECT COUNT(*) AS pairs FROM images JOIN labels USING (id))
 """
 _PAIRS: Final = """
 SELECT position - 1 AS position, id, bucket, row, height, width, crs, transform, nodata, image_digest, pixel_digest,
@@ -134,8 +139,7 @@ class Pairs:
         return len(self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class CoordinateRow:
+class CoordinateRow(NamedTuple):
     """What the decision on label coordinates needs of one georeferenced sample with objects."""
 
     id: str
@@ -280,6 +284,8 @@ class Ledger:
 
     def first_unpaired(self) -> tuple[str, str, str] | None:
         """Return (id, member, what is missing) of the first half without the other."""
+        if self._db.execute(_ALL_PAIRED).fetchone()[0]:
+            return None
         found = self._db.execute("SELECT id, member, lack FROM unpaired ORDER BY ordinal LIMIT 1").fetchone()
         return found and tuple(found)
 

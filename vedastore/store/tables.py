@@ -138,7 +138,14 @@ class TableWriter:
 
     def finish(self, write: Write, *, is_part: bool = False) -> IndexFile:
         """Write the table to the store, as that of a whole version or of a part of one."""
+        return self.seal(write, is_part=is_part).result()
+
+    def seal(self, write: Write, *, is_part: bool = False) -> Future[IndexFile]:
+        """Begin to finish: no more rows come."""
         self._flush()
+        return self._thread.submit(self._finish, write, is_part=is_part)
+
+    def _finish(self, write: Write, *, is_part: bool) -> IndexFile:
         self._await_write()
         geo = geo_metadata(self.table, geometry.projjson(geometry.LONLAT), self._types, self._bounds)
         if geo is not None:
