@@ -7,7 +7,7 @@ import struct
 import threading
 from abc import ABC, abstractmethod
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vedastore.errors import StoreError
 from vedastore.spec.columns import COLUMNS_LIMIT, KINDS, TEXT_BYTES, is_column
@@ -43,6 +43,14 @@ _SWOLLEN_BYTES: Final = 2**30
 """Above it, what a dictionary could become is found out before it does."""
 _SLOW_BYTES: Final = 16 * 2**20
 """What the rows may take that are read at a time."""
+
+
+class _Group(NamedTuple):
+    """A row group in memory: its first row, and its columns, of which single values are found without a search."""
+
+    start: int
+    arrays: list[Any]
+    nbytes: int
 
 
 class TableReader(ABC):
@@ -94,21 +102,20 @@ class TableReader(ABC):
 
     def take(self, positions: Sequence[int], columns: tuple[str, ...]) -> list[dict[str, Any]]:
         """Return rows by position; the row groups that have them are read unless they are kept."""
-        import numpy as np
-
-        wanted = np.asarray(positions)
-        groups = self._groups_of(wanted)
-        rows: list[dict[str, Any]] = [{}] * len(wanted)
-        for group in np.unique(groups).tolist():
-            here = np.flatnonzero(groups == group)
-            arrays = self._kept.get((group, columns), partial(self._read_group, columns, group)).columns
-            for at, row in zip(here.tolist(), (wanted[here] - self.starts[group]).tolist(), strict=True):
-                rows[at] = {name: array[row].as_py() for name, array in zip(columns, arrays, strict=True)}
+        groups = self._groups_of(positions).tolist()
+        rows: list[dict[str, Any]] = [{}] * len(groups)
+        found, last = None, -1
+        for at in sorted(range(len(groups)), key=groups.__getitem__):
+            if found is None or groups[at] != last:
+                last = groups[at]
+                found = self._kept.get((last, columns), partial(self._read_group, columns, last))
+            place = int(positions[at]) - found.start
+            rows[at] = {name: array[place].as_py() for name, array in zip(columns, found.arrays, strict=True)}
         return rows
 
-    def _read_group(self, columns: tuple[str, ...], group: int) -> Any:
-        """Return a row group as a pyarrow RecordBatch, of which single values are found without a search."""
-        return self.read(columns, [group]).combine_chunks().to_batches()[0]
+    def _read_group(self, columns: tuple[str, ...], group: int) -> _Group:
+        batch = self.read(columns, [group]).combine_chunks().to_batches()[0]
+        return _Group(int(self.starts[group]), batch.columns, batch.nbytes)
 
     def read_kept(self, columns: tuple[str, ...], groups: Sequence[int]) -> Any:
         """Return what ``read`` does; its row groups stay in memory for whoever asks next, while there is room."""
