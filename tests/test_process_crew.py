@@ -1,5 +1,6 @@
 """Conversions by processes of this machine: the same bytes as by one thread, the same refusals, nothing left behind."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from vedastore.io.processes import not_started
 from vedastore.ops import convert as ops
 from vedastore.ops import process_crew
 from vedastore.ops.convert import BATCH_BYTES
+from vedastore.ops.intake import Intake
 from vedastore.ops.options import ConvertOptions
 from vedastore.ops.process_crew import WORTH_BYTES, Processes
 
@@ -200,6 +202,26 @@ def test_a_process_that_dies_is_not_needed(tmp_path, batches, monkeypatch, relea
     assert len(batches) >= 5
     assert objects_of(tmp_path / "processes.zarr") == objects_of(tmp_path / "thread.zarr")
     assert {p.pid for p in psutil.Process().children()} == before
+
+
+def test_shared_memory_is_let_go_when_chunks_are_written(batches, tmp_path, monkeypatch, release):
+    """Not when the conversion ends: its index needs memory, too."""
+    rooms, used = [], []
+    room, take, finish = process_crew._Room, Intake.take, Intake.finish
+
+    def note(call):
+        found = call()
+        used.append(os.fstat(rooms[0].descriptor).st_blocks)
+        return found
+
+    monkeypatch.setattr(process_crew, "_Room", lambda: rooms.append(room()) or rooms[0])
+    monkeypatch.setattr(Intake, "take", lambda self, outcome: note(lambda: take(self, outcome)))
+    monkeypatch.setattr(Intake, "finish", lambda self: note(lambda: finish(self)))
+    convert(release.directory(tmp_path / "extracted"), tmp_path / "r.zarr")
+    assert batches
+    assert max(used) > 0
+    assert used[-1] == 0
+    assert_store_ok(tmp_path / "r.zarr")
 
 
 @pytest.mark.parametrize("what", ["memory", "process", "thread"])

@@ -105,9 +105,7 @@ def read_changes(
                 roll.add(label)
         members = ((member, len(member.data)) for member in _added_members(base, edits))
         work = partial(read_batch, options=options, where=where, known=known)
-        for outcomes in map_ordered(executor, work, batched_bytes(members, _BATCH_BYTES, _BATCH_SAMPLES)):
-            for outcome in outcomes:
-                intake.take(outcome)
+        intake.take_all(map_ordered(executor, work, batched_bytes(members, _BATCH_BYTES, _BATCH_SAMPLES)))
         return intake.finish(), intake.reused
 
 

@@ -122,9 +122,7 @@ def convert(
             members = ((member, member.size_bytes + MEMBER_BYTES) for member in with_known(found, journal))
             batches = batched_bytes(members, BATCH_BYTES, BATCH_MEMBERS)
             read = partial(read_batch, options=options, where=reader.where, known=known if crew.local else None)
-            for outcomes in map_ordered(crew, read, batches, crew.in_flight_bytes):
-                for outcome in outcomes:
-                    intake.take(outcome)
+            intake.take_all(map_ordered(crew, read, batches, crew.in_flight_bytes))
             intake.seal()
             decisions = decide(ledger, options, reader.where, refusals)
             if parent is not None:

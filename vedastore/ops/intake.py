@@ -14,6 +14,8 @@ from vedastore.store.journal import LIMIT_BYTES, dump_shard
 from vedastore.store.shards import Away, Here, ShardDraft, Spill
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from vedastore.ops.crew import Crew
     from vedastore.ops.roll import Roll
     from vedastore.ops.workers import Promise
@@ -36,6 +38,12 @@ class Intake:
         self._spill = Spill()
         self._writes: deque[tuple[ShardDraft, str, Promise[int]]] = deque()
         self.resumed = 0
+
+    def take_all(self, batches: Iterable[Sequence[Outcome]]) -> None:
+        """Place the outcomes of all batches; nothing refers to them any more then."""
+        for outcomes in batches:
+            for outcome in outcomes:
+                self.take(outcome)
 
     def take(self, outcome: Outcome) -> None:
         """Place one outcome."""

@@ -70,10 +70,12 @@ class Processes(Crew):
         self._end()
 
     def dismiss(self) -> None:
-        """End the processes; their chunks stay."""
+        """End the processes; their chunks stay until they are written."""
         for peer in self._peers:
             peer.close()
         self._peers = []
+        if self._room:
+            self._room.shut()
 
     def submit(self, read: Callable[[Any], Any], batch: Any, /) -> Promise[Any]:
         """Have a batch read; the chunks of its images are `Away`, in shared memory, where there was room for them."""
@@ -122,6 +124,7 @@ class _Room:
         self.descriptor = self._file.fileno()
         self.memory = mmap.mmap(self.descriptor, 0)
         self._free = deque(range(0, _SLOTS * _SLOT_BYTES, _SLOT_BYTES))  # any thread may use it without a lock
+        self._is_shut = False
 
     def take(self) -> int | None:
         """Take a slot, the one that was given back last; return where it begins. None where there is none."""
@@ -133,9 +136,22 @@ class _Room:
     def give_back(self, slot: int) -> None:
         """Give a slot back."""
         self._free.append(slot)
+        if self._is_shut:
+            self._empty()
+
+    def shut(self) -> None:
+        """Let go of the memory of all slots that are free, and of others when they are given back: none is taken."""
+        self._is_shut = True
+        self._empty()
+
+    def _empty(self) -> None:
+        with suppress(OSError):  # where a system does not know how, it stays until the end
+            while (slot := self.take()) is not None:
+                self.memory.madvise(mmap.MADV_REMOVE, slot, _SLOT_BYTES)
 
     def close(self) -> None:
         """Give it up; what is referred to stays until then."""
+        self._is_shut = False
         self._file.close()
         with suppress(BufferError):
             self.memory.close()
